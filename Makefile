@@ -1,0 +1,51 @@
+# The front door: every target is one call of the fork's tool (scripts/fork), in its private environment.
+#
+#   VENV=path            the environment to install into (else the active one, else .venv)
+#   SOURCE=git|sdist|auto   where the checkout comes from (auto: git when its commit can be fetched)
+#   WHEELHOUSE=dir       take every package from this folder, never from the network
+#   MODEL=id-or-path     the model of `make demo`
+#   ARGS="..."           further options: of pytest in `make test`, of the tool in the others
+#   PYTHON=python3.12    the interpreter to start from
+PYTHON ?= python3
+export PYTHON VENV SOURCE WHEELHOUSE MODEL
+TOOL = @sh scripts/tool
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help install uninstall apply export status verify prove clean test lint demo
+
+help: ## list the targets
+	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
+
+install: ## environment, checkout, patches, editable transformers (VENV= SOURCE= WHEELHOUSE=)
+	$(TOOL) install $(ARGS)
+
+uninstall: ## put the stock release of transformers back
+	$(TOOL) uninstall $(ARGS)
+
+apply: ## overlay/ and patches/ -> transformers/
+	$(TOOL) apply $(ARGS)
+
+export: ## transformers/ -> overlay/ and patches/
+	$(TOOL) export $(ARGS)
+
+status: ## pin, source, what is applied, edits not exported, drift
+	$(TOOL) status $(ARGS)
+
+verify: ## every series applies to pristine source and exports byte for byte
+	$(TOOL) verify $(ARGS)
+
+prove: ## without each patch, the test it names fails
+	$(TOOL) prove $(ARGS)
+
+clean: ## remove what is derived, keep what you edited
+	$(TOOL) clean $(ARGS)
+
+test: ## install, then run the tests (ARGS="-k sink")
+	$(TOOL) test -- $(ARGS)
+
+lint: ## ruff and mypy
+	$(TOOL) lint $(ARGS)
+
+demo: ## a small Qwen3 under four masks (MODEL=)
+	$(TOOL) demo
