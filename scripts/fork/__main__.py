@@ -1,0 +1,79 @@
+"""`python -m fork <command>`: the commands behind the Makefile."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from fork import series
+from fork.errors import ForkError
+from fork.lock import exclusive
+from fork.project import find_root
+from fork.source import Source
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its function, its arguments, and whether it changes anything (then it holds the lock)."""
+
+    name: str
+    help: str
+    run: Callable[[Path, argparse.Namespace], None]
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    alone: bool = True
+
+
+def source_argument(parser: argparse.ArgumentParser) -> None:
+    """`--source git|sdist|auto`."""
+    parser.add_argument(
+        "--source", type=Source, choices=list(Source), default=Source.AUTO, metavar="git|sdist|auto"
+    )
+
+
+def apply(root: Path, arguments: argparse.Namespace) -> None:
+    """The `apply` command."""
+    series.apply(root, arguments.source)
+
+
+COMMANDS = (
+    Command("apply", "project -> checkout: upstream's source, overlay and patches", apply, source_argument),
+)
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, read."""
+    parser = argparse.ArgumentParser(prog="fork", description=__doc__)
+    parser.add_argument("--root", type=Path, help="the project (default: found from the current folder)")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for command in COMMANDS:
+        added = commands.add_parser(command.name, help=command.help)
+        command.arguments(added)
+        added.set_defaults(command=command)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    arguments = parse(words)
+    command: Command = arguments.command
+    try:
+        root = arguments.root.resolve() if arguments.root else find_root(Path.cwd())
+        with exclusive(root) if command.alone else nullcontext():
+            command.run(root, arguments)
+    except ForkError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; nothing is half done\nnext:  make {command.name}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

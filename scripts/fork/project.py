@@ -1,0 +1,56 @@
+"""Where things lie in the project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fork.errors import ForkError
+from fork.git import Git
+
+SUBMODULE = "transformers"
+
+
+@dataclass(frozen=True)
+class Project:
+    """The project's folders, by name."""
+
+    root: Path
+
+    @property
+    def checkout(self) -> Path:
+        """Upstream's source with overlay and patches on top: derived."""
+        return self.root / SUBMODULE
+
+    @property
+    def overlay(self) -> Path:
+        """New files, at the paths they have in the checkout."""
+        return self.root / "overlay"
+
+    @property
+    def patches(self) -> Path:
+        """One folder a pin."""
+        return self.root / "patches"
+
+    @property
+    def state(self) -> Path:
+        """The tool's own files: lock, temporary folders, tool environment."""
+        return self.root / ".fork"
+
+    @property
+    def git(self) -> Git:
+        """Git in the project's repository."""
+        return Git(self.root)
+
+
+def find_root(start: Path) -> Path:
+    """The project that `start` lies in, also from inside the checkout."""
+    git = Git(start)
+    outer = git.run("rev-parse", "--show-superproject-working-tree", check=False).stdout.strip()
+    found = outer or git.run("rev-parse", "--show-toplevel", check=False).stdout.strip()
+    if not found or not (Path(found) / "patches").is_dir():
+        raise ForkError(
+            f"{start} lies in no clone of this project (a git repository with a patches/ folder)",
+            next="cd into your clone and run the command again",
+        )
+    return Path(found)

@@ -1,0 +1,59 @@
+"""Fixtures: the small upstream, and a hostile machine.
+
+Every test under this folder runs with a hostile git configuration and without an index: what it needs is
+in the session's wheelhouse (the sdist) and in a local git repository, reached through `url.insteadOf`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_upstream import HOSTILE, URL, Release, Tiny, build_release, write
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The small upstream, made once."""
+    return build_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(autouse=True)
+def hostile(
+    release: Release, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's git configuration at its worst, hooks that fail, and no package index."""
+    for name in [name for name in os.environ if name.startswith(("GIT_", "PIP_"))]:
+        monkeypatch.delenv(name)
+    folder = tmp_path_factory.mktemp("hostile")
+    hooks = folder / "hooks"
+    names = ["pre-commit", "commit-msg", "applypatch-msg", "post-checkout", "reference-transaction"]
+    names.append("fsmonitor")
+    for place in (hooks, hooks / "template" / "hooks"):
+        write(place, dict.fromkeys(names, "#!/bin/sh\nexit 1\n"))
+        for name in names:
+            (place / name).chmod(0o755)
+    write(
+        hooks,
+        {
+            "attributes": "*.py text eol=crlf -diff\n",
+            "excludes": "*.cfg\nmask_patterns\n",
+            "order": "setup.py\n",
+        },
+    )
+    config = folder / "gitconfig"
+    config.write_text(HOSTILE.format(hooks=hooks, upstream=release.upstream, url=URL))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(release.wheelhouse))
+    monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+
+
+@pytest.fixture
+def tiny(release: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Tiny:
+    """A fresh clone of the small project."""
+    root = tmp_path / "a project"
+    shutil.copytree(release.project, root, symlinks=True)
+    return Tiny(root, release, capsys)
