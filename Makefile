@@ -7,8 +7,9 @@
 #   ARGS="..."           further options: of pytest in `make test`, of the tool in the others
 #   PYTHON=python3.12    the interpreter to start from
 PYTHON ?= python3
-export PYTHON VENV SOURCE WHEELHOUSE MODEL
+export PYTHON VENV WHEELHOUSE
 TOOL = @sh scripts/tool
+SOURCED = $(if $(SOURCE),--source "$(SOURCE)")
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -18,13 +19,13 @@ help: ## list the targets
 	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
 
 install: ## environment, checkout, patches, editable transformers (VENV= SOURCE= WHEELHOUSE=)
-	$(TOOL) install $(ARGS)
+	$(TOOL) install $(SOURCED) $(ARGS)
 
 uninstall: ## put the stock release of transformers back
 	$(TOOL) uninstall $(ARGS)
 
 apply: ## overlay/ and patches/ -> transformers/
-	$(TOOL) apply $(ARGS)
+	$(TOOL) apply $(SOURCED) $(ARGS)
 
 export: ## transformers/ -> overlay/ and patches/
 	$(TOOL) export $(ARGS)
@@ -42,10 +43,10 @@ clean: ## remove what is derived, keep what you edited
 	$(TOOL) clean $(ARGS)
 
 test: ## install, then run the tests (ARGS="-k sink")
-	$(TOOL) test -- $(ARGS)
+	$(TOOL) test $(SOURCED) -- $(ARGS)
 
 lint: ## ruff and mypy
-	$(TOOL) lint $(ARGS)
+	$(TOOL) lint $(SOURCED)
 
 demo: ## a small Qwen3 under four masks (MODEL=)
-	$(TOOL) demo
+	$(TOOL) demo $(SOURCED) $(if $(MODEL),--model "$(MODEL)") $(ARGS)

@@ -9,7 +9,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from fork import series
+from fork import develop, series
+from fork import export as export_module
+from fork import install as install_module
 from fork.errors import ForkError
 from fork.lock import exclusive
 from fork.project import find_root
@@ -41,8 +43,56 @@ def apply(root: Path, arguments: argparse.Namespace) -> None:
     series.apply(root, arguments.source)
 
 
+def export(root: Path, arguments: argparse.Namespace) -> None:
+    """The `export` command."""
+    export_module.export(root)
+
+
+def install(root: Path, arguments: argparse.Namespace) -> None:
+    """The `install` command."""
+    install_module.install(root, arguments.source)
+
+
+def uninstall(root: Path, arguments: argparse.Namespace) -> None:
+    """The `uninstall` command."""
+    install_module.uninstall(root)
+
+
+def test(root: Path, arguments: argparse.Namespace) -> None:
+    """The `test` command."""
+    develop.test(root, arguments.source, arguments.words)
+
+
+def test_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--source`, and after `--` what is for pytest."""
+    source_argument(parser)
+    parser.add_argument("words", nargs="*", metavar="-- pytest's arguments")
+
+
+def lint(root: Path, arguments: argparse.Namespace) -> None:
+    """The `lint` command."""
+    develop.lint(root, arguments.source)
+
+
+def demo(root: Path, arguments: argparse.Namespace) -> None:
+    """The `demo` command."""
+    develop.demo(root, arguments.source, arguments.model)
+
+
+def demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--source` and `--model`."""
+    source_argument(parser)
+    parser.add_argument("--model", default="", help="a hub id or a folder (default: the small one shipped here)")
+
+
 COMMANDS = (
+    Command("install", "into the research environment, editable", install, source_argument),
+    Command("uninstall", "put the stock release back", uninstall),
+    Command("test", "install, then pytest", test, test_arguments, alone=False),
+    Command("lint", "ruff and mypy", lint, source_argument, alone=False),
+    Command("demo", "install, then the demo", demo, demo_arguments, alone=False),
     Command("apply", "project -> checkout: upstream's source, overlay and patches", apply, source_argument),
+    Command("export", "checkout -> project: overlay and patches", export),
 )
 
 

@@ -61,6 +61,11 @@ class Inventory:
         """Distributions by name; the first found hides the others."""
         return {found.name: found for found in reversed(self.distributions)}
 
+    @property
+    def own(self) -> list[Distribution]:
+        """What lies inside the environment, not on a path that it only searches."""
+        return [found for found in self.distributions if found.folder.is_relative_to(self.prefix)]
+
 
 def take(environment: Environment) -> Inventory:
     """Ask the environment's own Python. It imports nothing that is installed there."""

@@ -1,0 +1,108 @@
+"""`make test`, `make lint` and `make demo`: what stands on the install."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from packaging.requirements import Requirement
+
+from fork import journal
+from fork.bootstrap import lint_environment
+from fork.change import change
+from fork.env import Environment
+from fork.errors import ForkError
+from fork.install import install
+from fork.inventory import Inventory, take
+from fork.lock import exclusive
+from fork.pip import clean_environment
+from fork.requirements import met
+from fork.source import Source
+
+CHECKED = ("scripts", "overlay/src", "tests", "examples", "benchmarks")
+# A worker a core, each with one thread: more threads than cores wait for each other.
+MOST_WORKERS = 8
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Not for what runs inside the environment: which one it is has been decided, and make's flags are make's.
+DECIDED = ("VENV", "SOURCE", "WHEELHOUSE", "MODEL", "ARGS", "PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+
+
+def test(root: Path, source: Source, words: Sequence[str]) -> NoReturn:
+    """Install, add what the tests need, and become pytest."""
+    with exclusive(root):
+        environment = ready_for_tests(root, source)
+    workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
+    os.chdir(root)
+    become(environment, ["-m", "pytest", "--numprocesses", workers, "--dist", "worksteal", *words], THREADS)
+
+
+def demo(root: Path, source: Source, model: str) -> NoReturn:
+    """Install, and become the demo."""
+    with exclusive(root):
+        environment = install(root, source)
+    become(environment, [str(root / "examples" / "demo.py"), *(["--model", model] if model else [])])
+
+
+def lint(root: Path, source: Source) -> None:
+    """Run ruff and mypy, each of them, whatever another found.
+
+    mypy reads the types of torch and pytest in the research environment; upstream's own sources it skips.
+    """
+    tools = lint_environment(root)
+    tools.make()
+    with exclusive(root):
+        environment = ready_for_tests(root, source)
+    binaries, paths = tools.home / "bin", [path for path in CHECKED if (root / path).is_dir()]
+    checks = (
+        [str(binaries / "ruff"), "check", *paths],
+        [str(binaries / "ruff"), "format", "--check", *paths],
+        [str(binaries / "mypy"), "--python-executable", str(environment.python), *paths],
+    )
+    failed = [check for check in checks if subprocess.run(check, cwd=root, env=clean_environment()).returncode]
+    if failed:
+        raise ForkError(
+            f"{len(failed)} of {len(checks)} checks found faults (above), expected none",
+            next=f"'{binaries / 'ruff'}' check --fix; '{binaries / 'ruff'}' format; mend the rest; make lint",
+        )
+
+
+def ready_for_tests(root: Path, source: Source) -> Environment:
+    """Install, and add the test requirements that are not met yet. The caller holds the lock."""
+    environment = install(root, source)
+    file = root / "scripts" / "requirements-test.txt"
+    inventory = take(environment)
+    if unmet(file, inventory):
+        before = journal.of(inventory, movable=frozenset())
+        change(root, environment, inventory, before, ["--requirement", str(file)])
+        journal.close(environment)
+    return environment
+
+
+def unmet(file: Path, inventory: Inventory) -> list[Requirement]:
+    """The requirements in a file that the environment does not meet."""
+    return [
+        requirement
+        for requirement in required(file)
+        if not (found := inventory.get(requirement.name)) or not met(requirement, found.version)
+    ]
+
+
+def required(file: Path) -> Iterator[Requirement]:
+    """The requirements in a file, and in those that it names with -r."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        text = line.partition("#")[0].strip()
+        if text.startswith("-r "):
+            yield from required(file.parent / text.removeprefix("-r ").strip())
+        elif text:
+            yield Requirement(text)
+
+
+def become(environment: Environment, words: Sequence[str], single: Sequence[str] = ()) -> NoReturn:
+    """Replace this process by the environment's Python, as if the environment were active."""
+    kept = {name: value for name, value in clean_environment().items() if name not in DECIDED}
+    active = {"VIRTUAL_ENV": str(environment.home), "PATH": f"{environment.python.parent}:{kept.get('PATH', '')}"}
+    variables = kept | active | dict.fromkeys(single, "1")
+    os.execve(environment.python, [str(environment.python), *words], variables)
