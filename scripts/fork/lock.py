@@ -1,15 +1,18 @@
-"""One run at a time."""
+"""One run at a time, and what a killed one left."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fork import replace
+from fork.checkout import tidy
 from fork.errors import ForkError
-from fork.project import Project
+from fork.project import SCRATCH, Project
 
 
 @contextmanager
@@ -17,23 +20,39 @@ def exclusive(root: Path) -> Iterator[None]:
     """Hold the project's lock, or say who does.
 
     The kernel drops the lock with the last process that has it open. Git children inherit it (see
-    `Git.run_bytes`), so a run whose Python was killed still counts until its git has ended.
+    `Git.run_bytes`), so a run whose Python was killed still counts until its git has ended. The file names
+    the holder, and is emptied when a run ends by itself: a name in it tells that the last run was cut short.
     """
-    file = Project(root).state / "lock"
-    file.parent.mkdir(exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    project = Project(root)
+    project.state.mkdir(exist_ok=True)
+    descriptor = os.open(project.state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
+        holder = os.pread(descriptor, 64, 0).decode().strip()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 64).decode().strip() or "unknown"
             raise ForkError(
-                f"another run is at work in {root} (process {holder}); expected to be alone",
-                next=f"wait for it (ps -p {holder}), then run the command again",
+                f"another run is at work in {root} (process {holder or 'unknown'}); expected to be alone",
+                next=f"wait for it{f' (ps -p {holder})' if holder else ''}, then run the command again",
             ) from None
+        os.set_inheritable(descriptor, True)
+        if os.pread(descriptor, 64, 0):
+            clean_up(project)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        os.set_inheritable(descriptor, True)
-        yield
+        try:
+            yield
+        except (ForkError, OSError):
+            os.ftruncate(descriptor, 0)
+            raise
+        os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def clean_up(project: Project) -> None:
+    """Put right what a run left that was cut short: git's locks, temporary folders, half an export."""
+    tidy(project)
+    replace.finish(project)
+    for folder in project.state.glob(f"{SCRATCH}*"):
+        shutil.rmtree(folder)

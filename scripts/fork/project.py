@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fork.errors import ForkError
 from fork.git import Git
 
 SUBMODULE = "transformers"
+SCRATCH = "tmp-"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,13 @@ class Project:
     def git(self) -> Git:
         """Git in the project's repository."""
         return Git(self.root)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary folder on the project's disk: what is built there can be renamed into place."""
+        self.state.mkdir(exist_ok=True)
+        with TemporaryDirectory(prefix=SCRATCH, dir=self.state) as folder:
+            yield Path(folder)
 
 
 def find_root(start: Path) -> Path:

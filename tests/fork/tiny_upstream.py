@@ -312,7 +312,20 @@ def make_project(project: Path, upstream: Path, pin: Pin) -> None:
     git(project, "commit", "--quiet", "--message", "Project")
 
 
-LANDING = "{}\n"
+LANDING = """\
+{
+ "0001-Ask-the-hook-for-the-mask.patch": [
+  {"file": "src/transformers/masking.py", "change": "f192dd4a34e9", "scopes": ["<module>"], "names": []},
+  {"file": "src/transformers/masking.py", "change": "2aa37035b02a", "scopes": ["create_mask"], \
+"names": ["hooks", "int", "k", "q", "rows"]}
+ ],
+ "0002-Show-the-hook-the-embeddings.patch": [
+  {"file": "src/transformers/modeling.py", "change": "795a6858c972", "scopes": ["<module>"], "names": []},
+  {"file": "src/transformers/modeling.py", "change": "e4516adf8b6a", "scopes": ["Model.forward"], \
+"names": ["hooks", "inputs_embeds"]}
+ ]
+}
+"""
 
 # Both hooks count: without its patch, each test fails, and both pass with the whole series.
 PROOF = dedent(

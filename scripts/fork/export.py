@@ -1,0 +1,121 @@
+"""The checkout's commits and overlay edits, into the project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fork import series
+from fork.checkout import Checkout, State
+from fork.derive import derive, write_blob
+from fork.errors import ForkError
+from fork.pins import Pin, all_pins
+from fork.project import SUBMODULE, Project
+from fork.recipe import File, Recipe, read_recipe
+from fork.render import render
+from fork.replace import replace
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The recipes of project and checkout, and what the project held at the last apply, by path."""
+
+    project: Recipe
+    checkout: Recipe
+    applied: Mapping[str, str]
+
+
+def export(root: Path) -> None:
+    """Write overlay and patches from the checkout, then apply them again. The caller holds the lock."""
+    project = Project(root)
+    checkout = Checkout.of(project)
+    state = _require_applied(checkout)
+    pin = applied_pin(root, checkout)
+    edits = checkout.edits(state)
+    before = read_recipe(root, pin)
+    with project.scratch() as scratch:
+        held = render(checkout.git, state.base, checkout.head(), edits.changed, scratch)
+        result = merge(Sides(before, held, parse_listing(checkout.inputs())), pin)
+        lines = replace(project, before.files(pin), result.files(pin))
+        if edits:
+            tip = derive(checkout.git, state.base, held, scratch).tip
+            listing = write_blob(checkout.git, held.listing(pin).encode())
+            checkout.adopt(State(state.base, tip, listing))
+    print("\n".join(lines) or "nothing to export: overlay and patches say what transformers/ holds")
+    for name in dropped(before, result):
+        print(f"dropped: {name} (no commit of that subject is left)")
+    for path in edits.untracked:
+        print(f"left alone: {path} is untracked (git -C {SUBMODULE} add '{path}' to export it)")
+    series.apply(root)
+
+
+def _require_applied(checkout: Checkout) -> State:
+    """A checkout that export can read: on its branch, calm, with a series applied."""
+    if not checkout.exists():
+        raise ForkError(f"{SUBMODULE}/ is not there, expected a checkout to export from", next="make apply")
+    checkout.recover()
+    state = checkout.state()
+    if state is None:
+        raise ForkError(f"no series was applied to {SUBMODULE}/, expected one", next="make apply")
+    checkout.require_calm()
+    if not checkout.on_branch():
+        raise ForkError(
+            f"{SUBMODULE}/ is at {checkout.head()} off its branch, expected the branch masks",
+            next=f"git -C {SUBMODULE} checkout masks (then cherry-pick what you want to keep)",
+        )
+    return state
+
+
+def applied_pin(root: Path, checkout: Checkout) -> Pin:
+    """The pin whose recipe is applied, which the project may have left since."""
+    tag = checkout.inputs().partition("\n")[0].split()[-1]
+    for pin in all_pins(root):
+        if pin.tag == tag:
+            return pin
+    raise ForkError(
+        f"{SUBMODULE}/ holds {tag}, expected a pin in patches/{tag}/", next=f"git checkout -- patches/{tag}"
+    )
+
+
+def parse_listing(listing: str) -> dict[str, str]:
+    """Path -> hash and mode, of the recipe that was applied."""
+    lines = (line.split(" ", 2) for line in listing.splitlines()[1:])
+    return {path: f"{digest} {mode}" for digest, mode, path in lines}
+
+
+def merge(sides: Sides, pin: Pin) -> Recipe:
+    """Each side's changes since the last apply; a path that both changed, differently, is an error."""
+    ours, theirs = sides.project.files(pin), sides.checkout.files(pin)
+    was = sides.applied
+    now, held = (parse_listing(recipe.listing(pin)) for recipe in (sides.project, sides.checkout))
+    both = [
+        path
+        for path in sorted({*was, *now, *held})
+        if was.get(path) != now.get(path) != held.get(path) and held.get(path) != was.get(path)
+    ]
+    ours_changed = {path for path in {*was, *now} if was.get(path) != now.get(path)}
+    series_changed = any(path.startswith("patches/") for path in ours_changed)
+    if series_changed and any(
+        path.startswith("patches/") and was.get(path) != held.get(path) for path in {*was, *held}
+    ):
+        both += [path for path in sorted(ours_changed) if path.startswith("patches/") and path not in both]
+    if both:
+        raise ForkError(
+            f"changed both in the project and in {SUBMODULE}/ since the last apply, expected one of them:\n"
+            + "\n".join(f"  {path}  <->  {SUBMODULE}/{path.removeprefix('overlay/')}" for path in both),
+            next="git stash (the project's), make export, git stash pop and merge by hand",
+        )
+    overlay: dict[str, File] = {}
+    for path in sorted({*ours, *theirs}):
+        chosen = (ours if path in ours_changed else theirs).get(path)
+        if path.startswith("overlay/") and chosen is not None:
+            overlay[path.removeprefix("overlay/")] = chosen
+    source = sides.project if series_changed else sides.checkout
+    return Recipe(overlay, source.patches, source.landing)
+
+
+def dropped(before: Recipe, after: Recipe) -> list[str]:
+    """Patches whose subject is in no patch any more."""
+    slugs = {name.partition("-")[2] for name in after.patches}
+    return [name for name in before.patches if name.partition("-")[2] not in slugs]
