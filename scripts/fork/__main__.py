@@ -9,9 +9,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from fork import clean as clean_module
 from fork import develop, series
 from fork import export as export_module
 from fork import install as install_module
+from fork import prove as prove_module
+from fork import status as status_module
+from fork import verify as verify_module
 from fork.errors import ForkError
 from fork.lock import exclusive
 from fork.project import find_root
@@ -48,6 +52,31 @@ def export(root: Path, arguments: argparse.Namespace) -> None:
     export_module.export(root)
 
 
+def status(root: Path, arguments: argparse.Namespace) -> None:
+    """The `status` command."""
+    status_module.status(root)
+
+
+def verify(root: Path, arguments: argparse.Namespace) -> None:
+    """The `verify` command."""
+    verify_module.verify(root)
+
+
+def prove(root: Path, arguments: argparse.Namespace) -> None:
+    """The `prove` command."""
+    prove_module.prove(root, arguments.patch)
+
+
+def prove_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--patch`."""
+    parser.add_argument("--patch", metavar="N", help="only this one: its number, or how its name begins")
+
+
+def clean(root: Path, arguments: argparse.Namespace) -> None:
+    """The `clean` command."""
+    clean_module.clean(root)
+
+
 def install(root: Path, arguments: argparse.Namespace) -> None:
     """The `install` command."""
     install_module.install(root, arguments.source)
@@ -82,7 +111,9 @@ def demo(root: Path, arguments: argparse.Namespace) -> None:
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
     """`--source` and `--model`."""
     source_argument(parser)
-    parser.add_argument("--model", default="", help="a hub id or a folder (default: the small one shipped here)")
+    parser.add_argument(
+        "--model", default="", help="a hub id or a folder (default: the small one shipped here)"
+    )
 
 
 COMMANDS = (
@@ -93,6 +124,10 @@ COMMANDS = (
     Command("demo", "install, then the demo", demo, demo_arguments, alone=False),
     Command("apply", "project -> checkout: upstream's source, overlay and patches", apply, source_argument),
     Command("export", "checkout -> project: overlay and patches", export),
+    Command("status", "what is applied, edited, drifted", status, alone=False),
+    Command("verify", "every pin applies and comes back byte for byte", verify),
+    Command("prove", "without each patch, the test it names fails", prove, prove_arguments),
+    Command("clean", "remove what is derived", clean),
 )
 
 
@@ -119,8 +154,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except ForkError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error}; nothing is lost\nnext:  see to that, then make {command.name}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print(f"interrupted; nothing is half done\nnext:  make {command.name}", file=sys.stderr)
+        print(f"interrupted; nothing is lost\nnext:  make {command.name}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -137,14 +137,14 @@ class Checkout:
         tips = [tip for tip in (self.head(), self.git.commit(BRANCH)) if tip]
         bases = self.git.out("for-each-ref", "--format=^%(objectname)", "refs/fork/bases").split()
         commits = self.git.out("log", "--format=%h %s", "--no-show-signature", *tips, *known, *bases)
-        changed = self.changed("HEAD")
+        changed = self.changed()
         untracked = self.git.lines("ls-files", "-z", "--others", "--exclude-standard")
         return Edits(tuple(commits.splitlines()), tuple(changed), tuple(untracked))
 
-    def changed(self, commit: str) -> list[str]:
-        """The tracked files that differ from a commit, in the index or on disk."""
-        self.git.run("update-index", "-q", "--refresh", check=False)  # a new time alone is no difference
-        return self.git.lines("diff-index", "-z", "--name-only", "--no-renames", commit, "--")
+    def changed(self) -> list[str]:
+        """The tracked files that differ from HEAD, in the index or on disk."""
+        told = self.git.lines("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no")
+        return [line[3:] for line in told]
 
     def require_free(self, target: str) -> None:
         """Refuse to move onto untracked files that hold something else."""
@@ -233,7 +233,8 @@ class Checkout:
         """Files whose content neither commit has, nor git half-way through writing one."""
         entries = {entry.path: (entry.old, entry.new) for entry in diff(self.git, before, after)}
         strange = []
-        for path in sorted({*entries, *self.changed(before)}):
+        dirty = self.git.lines("diff-index", "-z", "--name-only", "--no-renames", before, "--")
+        for path in sorted({*entries, *dirty}):
             blobs = entries.get(path) or (self._blob(before, path),) * 2
             known = [None if not blob or set(blob) == {"0"} else blob for blob in blobs]
             if not self._holds(path, (None, *known)) and not self._half_written(path, known):

@@ -1,0 +1,46 @@
+"""Throw away what can be made again, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fork.checkout import Checkout
+from fork.project import SCRATCH, SUBMODULE, Project
+
+
+def clean(root: Path) -> None:
+    """Remove `.fork/` and the checkout, except for what somebody made. The caller holds the lock."""
+    project = Project(root)
+    checkout = Checkout.of(project)
+    if checkout.exists():
+        own = somebodys(checkout)
+        if own:
+            print(f"kept: {SUBMODULE}/, it holds\n" + "\n".join(f"  {line}" for line in own))
+        else:
+            gone = project.checkout.rename(project.state / f"{SCRATCH}checkout")
+            project.checkout.mkdir()  # as in a new clone
+            shutil.rmtree(gone)
+            print(f"removed: {SUBMODULE}/ (make install puts it back, also for environments that use it)")
+    for path in sorted(project.state.iterdir()):
+        if path.name == "rescued":
+            print(f"kept: {path.relative_to(root)}/, files rescued from an export that was cut short")
+        elif path.is_dir():
+            shutil.rmtree(path)
+            print(f"removed: {path.relative_to(root)}/")
+        elif path.name != "lock":
+            path.unlink()
+
+
+def somebodys(checkout: Checkout) -> list[str]:
+    """What in the checkout cannot be made again."""
+    if checkout.git.commit("HEAD") is None:
+        return [f"no commit checked out (mv {SUBMODULE} aside by hand)"]
+    checkout.recover()
+    state = checkout.state()
+    edits = checkout.edits(state)
+    refs = checkout.git.out(
+        "for-each-ref", "--format=%(refname)", "refs/heads", "refs/stash", "refs/fork/rescue"
+    )
+    others = [ref for ref in refs.split() if ref != "refs/heads/masks"]
+    return [*edits.commits, *edits.changed, *edits.untracked, *others]

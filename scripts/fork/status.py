@@ -1,0 +1,63 @@
+"""What is applied, what was edited, what has drifted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fork.checkout import Checkout, State
+from fork.export import parse_listing
+from fork.pins import Pin, default_pin, gitlink
+from fork.project import Project
+from fork.recipe import read_recipe
+from fork.source import Source, known_base
+
+
+def status(root: Path) -> None:
+    """Print the table; changes nothing."""
+    pin, checkout = default_pin(root), Checkout.of(Project(root))
+    table = Table(show_header=False)
+    rows = [("pin", f"transformers {pin.version}, {pin.tag}, {pin.commit}"), ("gitlink", _gitlink(root, pin))]
+    state = checkout.state() if checkout.exists() else None
+    if state is None:
+        rows.append(("checkout", "not made: make apply"))
+    else:
+        rows += _checkout_rows(root, checkout, state, pin)
+    for name, text in rows:
+        table.add_row(name, text)
+    Console(soft_wrap=True, markup=False, highlight=False).print(table)
+
+
+def _gitlink(root: Path, pin: Pin) -> str:
+    recorded = gitlink(root)
+    return "is the pin" if recorded == pin.commit else f"is {recorded}, not the pin"
+
+
+def _checkout_rows(root: Path, checkout: Checkout, state: State, pin: Pin) -> list[tuple[str, str]]:
+    git = checkout.git
+    sources = [source for source in (Source.GIT, Source.SDIST) if known_base(git, pin, source) == state.base]
+    edits, drift = checkout.edits(state), drifted(root, checkout, pin)
+    applied = (
+        "applied" if checkout.stands_on(state.applied) else f"not checked out (HEAD is {checkout.head()})"
+    )
+    if checkout.state("refs/fork/next"):
+        applied = "half moved: make apply"
+    return [
+        ("source", sources[0].value if sources else "another pin's: make apply"),
+        ("base", state.base),
+        ("series", f"{applied}, {len(read_recipe(root, pin).patches)} patches"),
+        ("commit", state.applied),
+        ("tree", git.tree(state.applied)),
+        ("edits", f"make export:\n{edits}" if edits else "none"),
+        ("untracked", "\n".join(edits.untracked) or "none"),
+        ("drift", f"make apply:\n{chr(10).join(drift)}" if drift else "none"),
+    ]
+
+
+def drifted(root: Path, checkout: Checkout, pin: Pin) -> list[str]:
+    """The paths in overlay and patches that are not as they were at the last apply."""
+    was = parse_listing(checkout.inputs())
+    now = parse_listing(read_recipe(root, pin).listing(pin))
+    return [path for path in sorted({*was, *now}) if was.get(path) != now.get(path)]
