@@ -1,0 +1,54 @@
+"""Mask patterns: say in one line which tokens may see which.
+
+    from transformers import AutoModelForCausalLM
+    from transformers.mask_patterns import Sink, SlidingWindow
+
+    model = AutoModelForCausalLM.from_pretrained(path, mask_pattern=Sink(4) | SlidingWindow(1024))
+
+Names are loaded on first use, so that configurations can be read where torch is not installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .errors import PatternSyntaxError, UnsupportedMaskError
+    from .library import Bidirectional, Causal, Document, PrefixLM, Sink, SlidingWindow, from_function
+    from .pattern import Pattern
+
+_HOMES = {
+    "Bidirectional": "library",
+    "Causal": "library",
+    "Document": "library",
+    "Pattern": "pattern",
+    "PatternSyntaxError": "errors",
+    "PrefixLM": "library",
+    "Sink": "library",
+    "SlidingWindow": "library",
+    "UnsupportedMaskError": "errors",
+    "from_function": "library",
+}
+
+__all__ = [
+    "Bidirectional",
+    "Causal",
+    "Document",
+    "Pattern",
+    "PatternSyntaxError",
+    "PrefixLM",
+    "Sink",
+    "SlidingWindow",
+    "UnsupportedMaskError",
+    "from_function",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

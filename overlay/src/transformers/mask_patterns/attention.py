@@ -1,0 +1,153 @@
+"""What stands in for `attention_mask` inside the model, and how an attention function is called with it.
+
+Every backend gets the mask in its own form; a query that sees nothing gets the output 0 and weights of 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from .errors import UnsupportedMaskError
+
+
+logger = logging.getLogger(__name__)
+
+AttentionOutput: TypeAlias = "tuple[Tensor, Tensor | None]"
+AttentionFunction: TypeAlias = Callable[..., AttentionOutput]
+
+# On a CPU, torch compiles FlexAttention anew for many shapes, for seconds each: below this many scores it runs uncompiled.
+_WORTH_COMPILING = 2**22
+
+
+class LoweredMask(Protocol):
+    """A mask in the form that one backend takes."""
+
+    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+        """Call upstream's attention function of that backend with this mask."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMasks:
+    """One lowered mask per layer of a model."""
+
+    masks: tuple[LoweredMask, ...]
+
+    def __getitem__(self, layer: int) -> LoweredMask:
+        return self.masks[layer]
+
+
+def attend(
+    function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
+) -> AttentionOutput:
+    """Call `function`, upstream's attention function, with the mask of this layer; upstream's own masks pass unchanged."""
+    if not isinstance(attention_mask, LayerMasks):
+        return function(module, q, k, v, attention_mask, *args, **kwargs)
+    return attention_mask[module.layer_idx].attend(function, module, q, k, v, **kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class NativeCausal:
+    """Plain causal attention over unpadded rows: upstream's own fast path, which takes no mask."""
+
+    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+        return function(module, q, k, v, None, **kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class SdpaMask:
+    """A mask for `scaled_dot_product_attention`.
+
+    Args:
+        mask: bool, or floating and added to the scores, `(batch or 1, heads or 1, queries, keys)`.
+        empty: bool `(batch or 1, heads or 1, queries)`, queries that see nothing; None if there are none. Their rows of
+            `mask` show something, as a softmax over nothing is NaN, in gradients too; their output is set to 0.
+    """
+
+    mask: Tensor
+    empty: Tensor | None
+
+    @classmethod
+    def of(cls, visible: Tensor, bias: Tensor | None = None) -> SdpaMask:
+        visible, empty = _without_empty_rows(visible)
+        return cls(visible if bias is None else bias.masked_fill(~visible, -torch.inf), empty)
+
+    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+        mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
+        output, weights = function(module, q, k, v, mask.to(q.device), **kwargs)
+        return _zero(self.empty, output, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class EagerMask:
+    """A mask for upstream's eager attention, which adds it to the scores; `empty` as in `SdpaMask`."""
+
+    mask: Tensor
+    empty: Tensor | None
+
+    @classmethod
+    def of(cls, visible: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> EagerMask:
+        visible, empty = _without_empty_rows(visible)
+        bias = torch.zeros((), dtype=dtype, device=visible.device).expand_as(visible) if bias is None else bias
+        return cls(bias.masked_fill(~visible, -torch.inf), empty)
+
+    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+        output, weights = function(module, q, k, v, self.mask.to(q.device), **kwargs)
+        return _zero(self.empty, output, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class FlexMask:
+    """A mask for FlexAttention: blocks, and a bias `(batch, heads, queries, keys)` or None."""
+
+    blocks: BlockMask
+    bias: Tensor | None = None
+
+    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+        if self.bias is not None:
+            shape = (len(q), q.shape[1], q.shape[2], k.shape[2])
+            kwargs["position_bias"] = self.bias.to(q.dtype).expand(shape)
+        scores = len(q) * q.shape[1] * q.shape[2] * k.shape[2]
+        if q.device.type == "cpu" and (scores < _WORTH_COMPILING or self.bias is not None):
+            with torch.compiler.set_stance("force_eager"):
+                return function(module, q, k, v, self.blocks, **kwargs)
+        try:
+            return function(module, q, k, v, self.blocks, **kwargs)
+        except Exception as error:
+            if not _is_from_compiler(error):
+                raise
+            raise UnsupportedMaskError(
+                f"flex_attention: torch {torch.__version__} cannot compile it for queries {tuple(q.shape)}, keys "
+                f"{tuple(k.shape)}, {q.dtype} on {q.device.type} ({type(error).__name__}). The mask is fine: use "
+                "attn_implementation='sdpa' or 'eager', or another length."
+            ) from error
+
+
+def _is_from_compiler(error: Exception) -> bool:
+    """Whether torch failed while compiling: its compilers' own errors, and what they say of CPUs they do not serve."""
+    module = type(error).__module__
+    return module.startswith(("torch._inductor", "torch._dynamo")) or isinstance(error, NotImplementedError)
+
+
+def _without_empty_rows(visible: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The mask with every empty row made full, and which rows those were, if any."""
+    empty = ~visible.any(-1)
+    if not bool(empty.any()):
+        return visible, None
+    return visible | empty[..., None], empty
+
+
+def _zero(empty: Tensor | None, output: Tensor, weights: Tensor | None) -> AttentionOutput:
+    """Attention output `(batch, queries, heads, head_dim)` and weights, 0 for the queries that see nothing."""
+    if empty is None:
+        return output, weights
+    empty = empty.to(output.device)[..., None]
+    output = output.masked_fill(empty.transpose(1, 2), 0)
+    return output, None if weights is None else weights.masked_fill(empty, 0)

@@ -1,0 +1,48 @@
+"""Questions about a pattern: does it see the future, and may a cache be trusted with it?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .lowering.dense import grid
+from .pattern import Pattern
+from .positions import Layout
+
+
+def first_future_key(pattern: Pattern, length: int, **inputs: Tensor) -> tuple[int, int] | None:
+    """The first `(query, key)` with a key later than its query, in `length` tokens; None: the pattern is autoregressive.
+
+    A pattern that sees the future can be trained and evaluated, but a next-token loss may read its own labels, and
+    step-by-step decoding is not what one long forward computes.
+    """
+    if pattern.causal:
+        return None
+    future = pattern.dense(length, **inputs).triu(1).any(0).any(0).nonzero()
+    return None if len(future) == 0 else (int(future[0, 0]), int(future[0, 1]))
+
+
+def first_stale_pair(pattern: Pattern, layout: Layout, heads: int) -> tuple[int, int] | None:
+    """The first `(query, key)`, as positions, where a cached query may see a key of this forward; None: cache-safe.
+
+    Keys and values of deeper layers were computed when the query had not seen that key, so the cache is stale.
+
+    Args:
+        pattern: bound to this forward's data.
+        layout: of a forward that goes on from a cache.
+        heads: query heads.
+    """
+    if pattern.causal or layout.q_offset == 0:
+        return None
+    before, now = layout.positions[:, : layout.q_offset], layout.queries
+    seen = grid(pattern, before, now, layout, heads).any(1)
+    if not bool(seen.any()):
+        return None
+    row, q, k = (int(i) for i in seen.nonzero()[0])
+    return int(before[min(row, len(before) - 1), q]), int(now[min(row, len(now) - 1), k])
+
+
+def is_autoregressive(pattern: Pattern, length: int, **inputs: Tensor) -> bool:
+    """Whether no query among `length` tokens sees a later key."""
+    return first_future_key(pattern, length, **inputs) is None
+
+

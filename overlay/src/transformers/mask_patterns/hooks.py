@@ -1,0 +1,298 @@
+"""The seam: what patched upstream code calls, and all that it calls.
+
+What differs between upstream versions is translated here; nothing below this module knows transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from .attention import AttentionFunction, EagerMask, FlexMask, LayerMasks, LoweredMask, NativeCausal, SdpaMask, attend
+from .checks import first_stale_pair
+from .errors import UnsupportedMaskError, bad_argument
+from .explicit import real_tokens, whole_mask
+from .grammar import parse
+from .library import Causal
+from .lowering.blocks import block_mask, grid_block_mask
+from .lowering.dense import grid, visible_grid
+from .pattern import Pattern
+from .positions import Layout, Rows
+
+
+class Backend(Enum):
+    """The attention implementations that take any mask."""
+
+    EAGER = "eager"
+    SDPA = "sdpa"
+    FLEX = "flex_attention"
+
+
+@dataclass
+class _CacheMemory:
+    """What earlier forwards said of the tokens in a cache: it goes when the cache goes."""
+
+    per_token: list[Tensor] = field(default_factory=list)
+    position_ids: Tensor | None = None
+
+
+_MEMORIES: WeakKeyDictionary[Any, _CacheMemory] = WeakKeyDictionary()
+
+
+def attention_function(function: AttentionFunction) -> AttentionFunction:
+    """What `AttentionInterface.get_interface` returns in place of `function`: the same, and it obeys our masks too."""
+    return partial(attend, function)
+
+
+def adopt(model: Any) -> None:
+    """At the end of a model's construction: lets the base model ask `get_mask_pattern` of its owner, e.g. `...ForCausalLM`."""
+    base = getattr(model, "base_model", model)
+    if base is not model and hasattr(type(model), "get_mask_pattern"):
+        object.__setattr__(base, "get_mask_pattern", model.get_mask_pattern)
+
+
+def prepares_own_masks(config: Any) -> bool:
+    """Whether masks made ahead of the forward, as `generate` does for static caches, would miss this config's pattern."""
+    return getattr(config, "mask_pattern", None) is not None
+
+
+def masks(
+    model: Any,
+    attention_mask: Any,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor,
+    position_ids: Tensor | None,
+    past_key_values: Any,
+    kwargs: MutableMapping[str, Any],
+) -> Any:
+    """The `attention_mask` that a model's forward goes on with.
+
+    Without a pattern and without a 3D or 4D mask it is `attention_mask`, untouched: upstream does what it always did.
+    Otherwise it is a mapping from every layer type to this forward's `LayerMasks`.
+
+    Args:
+        model: the base model; its config says the backend, and the pattern unless the call or a subclass does.
+        attention_mask: as the caller passed it: None, 2D, 3D, 4D, or masks that were prepared before.
+        kwargs: of the forward; `mask_pattern` and `mask_inputs` are taken out of it.
+
+    Raises:
+        ValueError: malformed masks, patterns or data.
+        UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
+    """
+    inputs = kwargs.pop("mask_inputs", None) or {}
+    pattern = _pattern(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
+    forward = _Forward(model.config, inputs_embeds, past_key_values)
+    if pattern is None:
+        if inputs:
+            remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
+            raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
+        _check_prepared(attention_mask, model.config)
+        if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2:
+            return attention_mask
+        lowered = forward.whole(attention_mask)
+    else:
+        _check_combination(pattern, attention_mask)
+        if forward.is_flash and pattern == Causal() and "sliding_attention" not in forward.layer_types:
+            return attention_mask
+        lowered = forward.pattern(pattern, attention_mask, {"input_ids": input_ids, **inputs}, position_ids)
+    return dict.fromkeys(forward.layer_types, lowered)
+
+
+def _pattern(
+    model: Any, given: Any, input_ids: Tensor | None, attention_mask: Any, inputs: Mapping[str, Tensor]
+) -> Pattern | None:
+    """The pattern of this call: the one passed, else the subclass's, else the config's."""
+    if given is None and (own := getattr(model, "get_mask_pattern", None)) is not None:
+        given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
+    if given is None:
+        given = getattr(model.config, "mask_pattern", None)
+    if given is None or (isinstance(given, str) and given == "native"):
+        return None
+    if not isinstance(given, str | Pattern):
+        expected = "a pattern such as Sink(4) | SlidingWindow(1024), or its text, or 'native' for upstream's own mask"
+        raise bad_argument("mask_pattern", type(given).__name__, expected, "A tensor goes into attention_mask.")
+    return parse(given) if isinstance(given, str) else given
+
+
+def _check_prepared(attention_mask: Any, config: Any) -> None:
+    """Refuse a mapping of masks that upstream would misread: it adds what should hide, or reads head 0 only."""
+    if not isinstance(attention_mask, Mapping):
+        return
+    backend = config._attn_implementation
+    for kind, mask in attention_mask.items():
+        if not isinstance(mask, Tensor) or mask.ndim != 4:
+            continue
+        fits = {"eager": mask.is_floating_point(), "flex_attention": False}.get(backend, True)
+        if not fits or not (mask.is_floating_point() or mask.dtype == torch.bool):
+            expected = f"what {backend} takes as it is"
+            remedy = "Pass the tensor itself as attention_mask, not in a mapping."
+            raise bad_argument(f"attention_mask[{kind!r}]", f"a {mask.dtype} tensor", expected, remedy)
+
+
+def _check_combination(pattern: Pattern, attention_mask: Any) -> None:
+    """Refuse two masks at once: a pattern is the whole mask, and so is a 3D, 4D or prepared one."""
+    if attention_mask is None or (isinstance(attention_mask, Tensor) and attention_mask.ndim < 3):
+        return
+    if isinstance(attention_mask, Tensor):
+        got = f"a {attention_mask.ndim}D mask beside mask_pattern={str(pattern)!r}"
+        remedy = "Each is a whole mask: pass mask_pattern='native' to use the tensor alone, or put it in a pattern: "
+        remedy += "from_function(lambda b, h, q, k: mask[b, q, k]) & ..."
+        raise bad_argument("attention_mask", got, "None or a 2D mask of real tokens and padding", remedy)
+    raise UnsupportedMaskError(
+        f"`attention_mask`: got masks prepared ahead ({type(attention_mask).__name__}), which do not know "
+        f"mask_pattern={str(pattern)!r}. A static cache in generate() prepares them before it sees a pattern of the call: "
+        "set model.config.mask_pattern instead, or use another cache."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Forward:
+    """One forward of a base model: its geometry and its backend."""
+
+    config: Any
+    embeds: Tensor
+    cache: Any
+
+    @property
+    def layer_types(self) -> set[str]:
+        return set(getattr(self.config, "layer_types", None) or ["full_attention"])
+
+    @property
+    def is_flash(self) -> bool:
+        return "flash" in str(self.config._attn_implementation)
+
+    @property
+    def heads(self) -> int:
+        return int(self.config.num_attention_heads)
+
+    def backend(self, what: str) -> Backend:
+        """The backend, or the reason why `what` cannot be obeyed on it."""
+        name = self.config._attn_implementation
+        if name not in {backend.value for backend in Backend}:
+            can = ", ".join(repr(backend.value) for backend in Backend)
+            raise UnsupportedMaskError(
+                f"attn_implementation={name!r} cannot obey {what}; these can: {can}. "
+                "Switch with model.set_attn_implementation('sdpa')."
+            )
+        return Backend(name)
+
+    def whole(self, mask: Tensor) -> LayerMasks:
+        """The masks of all layers from a caller's 3D or 4D mask."""
+        if mask.ndim not in (3, 4):
+            expected = "2 dimensions (batch, seq), or a whole mask of 3 or 4"
+            raise bad_argument("attention_mask", f"{mask.ndim} dimensions", expected, "See the README's table of masks.")
+        backend = self.backend(f"a {mask.ndim}D attention_mask")
+
+        def lower(layout: Layout) -> LoweredMask:
+            given = whole_mask(mask, layout, self.heads, self.embeds.dtype)
+            if backend is Backend.EAGER:
+                return EagerMask.of(given.visible, self.embeds.dtype, given.bias)
+            if backend is Backend.SDPA:
+                return SdpaMask.of(given.visible, given.bias)
+            return FlexMask(grid_block_mask(given.visible, layout.batch), given.bias)
+
+        return self._layers(lower, None)
+
+    def pattern(self, pattern: Pattern, mask: Tensor | None, data: Mapping[str, Any], position_ids: Any) -> LayerMasks:
+        """The masks of all layers from a pattern and a 2D mask of real tokens."""
+        backend = self.backend(f"mask_pattern={str(pattern)!r}")
+        memory = _CacheMemory() if self.cache is None else _MEMORIES.setdefault(self.cache, _CacheMemory())
+        past, _, kv_length = self._geometry(0)
+        slots = past + self.embeds.shape[1]
+        real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
+        memory.position_ids = _position_ids_so_far(memory.position_ids, position_ids, past)
+        data = {**data, "position_ids": memory.position_ids}
+        if past and "input_ids" in data and data["input_ids"] is not None and data["input_ids"].shape[1] != slots:
+            data["input_ids"] = None  # earlier tokens are not known here
+
+        def lower(layout: Layout) -> LoweredMask:
+            bound = pattern.bind(Rows(layout, data, memory.per_token))
+            self._check_cache(pattern, bound, layout)
+            return self._lower(bound, layout, backend)
+
+        return self._layers(lower, None if real is None or bool(real.all()) else real)
+
+    def _lower(self, bound: Pattern, layout: Layout, backend: Backend) -> LoweredMask:
+        if backend is Backend.FLEX:
+            return FlexMask(block_mask(bound, layout, self.heads))
+        if backend is Backend.SDPA and bound == Causal() and _is_plain(layout):
+            return NativeCausal()
+        visible = visible_grid(bound, layout, self.heads)
+        return SdpaMask.of(visible) if backend is Backend.SDPA else EagerMask.of(visible, self.embeds.dtype)
+
+    def _check_cache(self, pattern: Pattern, bound: Pattern, layout: Layout) -> None:
+        """Refuse a cache that holds states which this pattern makes stale, or lacks keys that it shows."""
+        stale = first_stale_pair(bound, layout, self.heads)
+        if stale is not None:
+            raise UnsupportedMaskError(
+                f"mask_pattern={str(pattern)!r} is not cache-safe here: position {stale[0]} is in the cache, and may see "
+                f"position {stale[1]}, which is new. Pass use_cache=False, or put both in one forward."
+            )
+        evicted = layout.positions[:, : layout.kv_offset]
+        if layout.kv_offset and bool(grid(bound, layout.queries, evicted, layout, self.heads).any()):
+            raise UnsupportedMaskError(
+                f"mask_pattern={str(pattern)!r} shows keys that the cache has dropped: it keeps "
+                f"{layout.kv_length - layout.q_length} of {layout.q_offset}. Use a cache that keeps all keys: "
+                "DynamicCache() without a config, or use_sliding_window=False in the model's."
+            )
+
+    def _layers(self, lower: Callable[[Layout], LoweredMask], real: Tensor | None) -> LayerMasks:
+        """One lowered mask per layer; layers whose caches look alike share theirs."""
+        made: dict[tuple[int, int, int], LoweredMask] = {}
+        geometries = [self._geometry(layer) for layer in range(self.config.num_hidden_layers)]
+        for geometry in geometries:
+            if geometry not in made:
+                made[geometry] = lower(self._layout(*geometry, real))
+        return LayerMasks(tuple(made[geometry] for geometry in geometries))
+
+    def _layout(self, q_offset: int, kv_offset: int, kv_length: int, real: Tensor | None) -> Layout:
+        batch, q_length, _ = self.embeds.shape
+        if kv_offset + kv_length < q_offset + q_length:
+            name = type(self.cache).__name__
+            raise UnsupportedMaskError(f"past_key_values: a {name} lays its keys out in a way that patterns do not know.")
+        return Layout.of(
+            batch,
+            q_length,
+            real=real,
+            q_offset=q_offset,
+            kv_offset=kv_offset,
+            kv_length=kv_length,
+            device=self.embeds.device,
+        )
+
+    def _geometry(self, layer: int) -> tuple[int, int, int]:
+        """Slot of the first query, first slot held, and slots held by the keys of a layer after this forward's update."""
+        q_length = self.embeds.shape[1]
+        if self.cache is None:
+            return 0, 0, q_length
+        kv_length, kv_offset = self.cache.get_mask_sizes(q_length, layer)
+        return int(self.cache.get_query_offset(layer)), int(kv_offset), int(kv_length)
+
+
+def _is_plain(layout: Layout) -> bool:
+    """Whether SDPA's own causal flag means the same: nothing padded, and queries that start with the keys or are one."""
+    full = layout.kv_offset == 0 and layout.kv_length == layout.slots and not layout.is_padded
+    return full and (layout.q_offset == 0 or layout.q_length == 1)
+
+
+def _position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:
+    """The `position_ids` of every slot so far, `(batch or 1, slots)`; None where earlier ones are unknown or do not join.
+
+    They join where the new ones go on by one, or start again at 0.
+    """
+    if past == 0 or now is None:
+        return now if past == 0 else None
+    if before is None or before.shape[1] < past:
+        return None
+    before = before[:, :past].expand(max(len(before), len(now)), -1)
+    now = now.expand(len(before), -1)
+    joins = (now[:, 0] == before[:, -1] + 1) | (now[:, 0] == 0)
+    return torch.cat([before, now], dim=1) if bool(joins.all()) else None
+

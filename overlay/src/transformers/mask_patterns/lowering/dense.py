@@ -1,0 +1,55 @@
+"""The whole mask as one tensor: what eager attention and SDPA take, and the oracle for looking and testing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pattern import Pattern
+from ..positions import Layout
+
+
+def visible_grid(pattern: Pattern, layout: Layout, heads: int) -> Tensor:
+    """Which key slot each query of a forward may see: bool `(batch or 1, heads or 1, q_length, kv_length)`.
+
+    Args:
+        pattern: bound to this forward's data.
+        layout: where the tokens lie. Padded queries see nothing, padded keys are seen by nobody.
+        heads: query heads; only a user's function can tell them apart.
+    """
+    return grid(pattern, layout.queries, layout.keys, layout, heads)
+
+
+def grid(pattern: Pattern, q: Tensor, k: Tensor, layout: Layout, heads: int) -> Tensor:
+    """`visible` for any positions `q`, `(batch or 1, queries)`, and `k`, `(batch or 1, keys)`; -1 is padding."""
+    ranges = pattern.ranges(q, layout.length)
+    if ranges is not None:
+        return ranges.where(q >= 0).contains(k)
+    seen = _by_function(pattern, q.clamp(min=0), k.clamp(min=0), layout.batch, heads)
+    return seen & (q >= 0)[:, None, :, None] & (k >= 0)[:, None, None, :]
+
+
+def _by_function(pattern: Pattern, q: Tensor, k: Tensor, batch: int, heads: int) -> Tensor:
+    """`mask_mod` on every row, head, query and key, one scalar each, as FlexAttention calls it.
+
+    A dimension that the function does not look at comes out of `vmap` with stride 0 and is cut to size 1.
+    """
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+    rows = torch.arange(batch, device=q.device)
+    shared = len(q) == 1 and len(k) == 1
+    q, k = (q[0], k[0]) if shared else (q.expand(batch, -1), k.expand(batch, -1))
+    own = None if shared else 0
+    function: Callable[..., Any] = pattern.mask_mod
+    for dims in ((None, None, None, 0), (None, None, 0, None), (0, None, own, own), (None, 0, None, None)):
+        function = torch.vmap(function, in_dims=dims)
+    with TransformGetItemToIndex():
+        seen: Tensor = function(rows, torch.arange(heads, device=q.device), q, k)
+    seen = seen.transpose(0, 1)
+    for dim in (0, 1):
+        if seen.stride(dim) == 0:
+            seen = seen.narrow(dim, 0, 1)
+    return seen

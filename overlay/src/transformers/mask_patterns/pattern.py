@@ -1,0 +1,205 @@
+"""`Pattern`: an immutable description of which query may see which key, and how patterns compose."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import and_, or_
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from .positions import Layout, Rows
+from .ranges import Ranges
+
+
+Index: TypeAlias = "int | Tensor"
+MaskMod: TypeAlias = Callable[[Any, Any, Any, Any], Any]
+P = TypeVar("P", bound="Pattern")
+
+
+class Pattern(ABC):
+    """Which query may see which key.
+
+    Patterns compose with `&` (both), `|` (either) and `~` (not), as in Python: `~` binds first, then `&`, then `|`.
+    A pattern is the whole mask: nothing is causal unless it says so. Positions count the real tokens of a row, from 0.
+
+    A subclass is a frozen dataclass that defines `visible`, the slow and obvious meaning, and where it can `ranges`,
+    the same in O(length).
+    """
+
+    word: ClassVar[str]
+
+    @abstractmethod
+    def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
+        """Whether query position `q` may attend to key position `k`.
+
+        Takes integers, or integer tensors that broadcast against each other, and returns a bool or a bool tensor.
+        Per-sample data is read as given by position; `bind` puts it there.
+        """
+
+    def ranges(self, q: Tensor, length: int) -> Ranges | None:
+        """The keys below `length` that the queries at positions `q`, int64 `(batch or 1, queries)`, may see.
+
+        None where the pattern is not, per query, a union of few intervals: it is then lowered densely.
+        """
+        return None
+
+    def bind(self, rows: Rows) -> Pattern:
+        """This pattern with the data of one forward, checked and indexed by position.
+
+        Raises:
+            ValueError: data that the pattern needs is missing, or has the wrong shape or dtype.
+        """
+        return self
+
+    @property
+    def causal(self) -> bool:
+        """True when no query sees a later key, whatever the length and the data; False when it might."""
+        return False
+
+    def mask_mod(self, batch: Any, head: Any, q: Any, k: Any) -> Any:
+        """`visible` with its arguments in FlexAttention's order."""
+        return self.visible(q, k, batch, head)
+
+    def dense(self, length: int, **inputs: Tensor) -> Tensor:
+        """The whole mask, for looking and testing: bool `(batch or 1, heads or 1, length, length)`.
+
+        Args:
+            length: tokens per row, none of them padding.
+            inputs: what would be `mask_inputs`, e.g. `document_ids=...`, integers `(batch, length)`.
+        """
+        from .lowering.dense import visible_grid
+
+        batch = max([1, *(len(data) for data in inputs.values())], default=1)
+        batch = max(batch, _bound_rows(self))
+        layout = Layout.of(batch, length)
+        return visible_grid(self.bind(Rows(layout, inputs)), layout, heads=1)
+
+    def show(self, length: int, **inputs: Tensor) -> None:
+        """Print the mask for `length` tokens: a row per query, a column per key. `inputs` as for `dense`."""
+        from .draw import text
+
+        print(text(self.dense(length, **inputs)))
+
+    @staticmethod
+    def parse(text: str) -> Pattern:
+        """The pattern that `text` says; `Pattern.parse(str(p)) == p`.
+
+        Raises:
+            PatternSyntaxError: a `ValueError` that shows the place with a caret and says what was expected.
+        """
+        from .grammar import parse
+
+        return parse(text)
+
+    def __and__(self, other: Pattern) -> Pattern:
+        return And((self, other)) if isinstance(other, Pattern) else NotImplemented
+
+    def __or__(self, other: Pattern) -> Pattern:
+        return Or((self, other)) if isinstance(other, Pattern) else NotImplemented
+
+    def __invert__(self) -> Pattern:
+        return Not(self)
+
+    def __str__(self) -> str:
+        from .grammar import write
+
+        return write(self)
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))  # type: ignore[arg-type]
+
+    def __hash__(self) -> int:
+        values = (getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+        return hash((type(self), *(tuple(v.shape) if isinstance(v, Tensor) else v for v in values)))
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+    return type(a) is type(b) and a == b
+
+
+def _bound_rows(pattern: Pattern) -> int:
+    """How many rows the tensors bound to a pattern have, at most."""
+    values = [getattr(pattern, f.name) for f in fields(pattern)]  # type: ignore[arg-type]
+    own = [len(v) for v in values if isinstance(v, Tensor)]
+    parts = [p for v in values for p in (v if isinstance(v, tuple) else (v,)) if isinstance(p, Pattern)]
+    return max([1, *own, *map(_bound_rows, parts)])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Nary(Pattern):
+    """Several patterns under one associative operator, kept flat."""
+
+    parts: tuple[Pattern, ...]
+
+    def __post_init__(self) -> None:
+        flat = [inner for part in self.parts for inner in (part.parts if isinstance(part, type(self)) else (part,))]
+        object.__setattr__(self, "parts", tuple(flat))
+
+    def bind(self: Any, rows: Rows) -> Any:
+        return replace(self, parts=tuple(part.bind(rows) for part in self.parts))
+
+    def _reduced(self, operator: Callable[[Any, Any], Any], values: list[Any]) -> Any:
+        return None if any(value is None for value in values) else reduce(operator, values)
+
+
+class And(_Nary):
+    """Keys that every part shows."""
+
+    def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
+        return reduce(and_, [part.visible(q, k, batch, head) for part in self.parts])
+
+    def ranges(self, q: Tensor, length: int) -> Ranges | None:
+        return self._reduced(and_, [part.ranges(q, length) for part in self.parts])  # type: ignore[no-any-return]
+
+    @property
+    def causal(self) -> bool:
+        return any(part.causal for part in self.parts)
+
+    def __repr__(self) -> str:
+        return " & ".join(f"({part!r})" if isinstance(part, Or) else repr(part) for part in self.parts)
+
+
+class Or(_Nary):
+    """Keys that some part shows."""
+
+    def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
+        return reduce(or_, [part.visible(q, k, batch, head) for part in self.parts])
+
+    def ranges(self, q: Tensor, length: int) -> Ranges | None:
+        return self._reduced(or_, [part.ranges(q, length) for part in self.parts])  # type: ignore[no-any-return]
+
+    @property
+    def causal(self) -> bool:
+        return all(part.causal for part in self.parts)
+
+    def __repr__(self) -> str:
+        return " | ".join(map(repr, self.parts))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Not(Pattern):
+    """Keys that the inner pattern hides."""
+
+    inner: Pattern
+
+    def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
+        return self.inner.visible(q, k, batch, head) ^ True  # `~` would turn a Python True into -2
+
+    def ranges(self, q: Tensor, length: int) -> Ranges | None:
+        inner = self.inner.ranges(q, length)
+        return None if inner is None else ~inner
+
+    def bind(self, rows: Rows) -> Pattern:
+        return replace(self, inner=self.inner.bind(rows))
+
+    def __repr__(self) -> str:
+        return f"~({self.inner!r})" if isinstance(self.inner, _Nary) else f"~{self.inner!r}"

@@ -1,0 +1,106 @@
+"""The O(L) form of a mask: per query, the union of a few key intervals.
+
+`&`, `|` and `~` are exact and every result is canonical (sorted, disjoint, never touching), so two masks are equal
+exactly if their `Ranges` are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """For each query the keys it may see, as half-open intervals `[start, end)` of key positions.
+
+    Args:
+        start, end: int64, shape `(batch or 1, heads or 1, intervals, queries)`. Per query sorted, disjoint and not
+            touching; what a query does not need is the empty interval `[length, length)`, at the end.
+        length: keys are the positions `0 .. length - 1`.
+    """
+
+    start: Tensor
+    end: Tensor
+    length: int
+
+    @classmethod
+    def single(cls, start: Tensor, end: Tensor, length: int) -> Ranges:
+        """One interval per query, `start` and `end` of shape `(batch or 1, queries)`, cut to the keys there are."""
+        start, end = torch.broadcast_tensors(start.clamp(0, length), end.clamp(0, length))
+        return _canonical(start[:, None, None], end[:, None, None], length)
+
+    def __and__(self, other: Ranges) -> Ranges:
+        start = torch.maximum(self.start.unsqueeze(3), other.start.unsqueeze(2))
+        end = torch.minimum(self.end.unsqueeze(3), other.end.unsqueeze(2))
+        return _canonical(start.flatten(2, 3), end.flatten(2, 3), self.length)
+
+    def __invert__(self) -> Ranges:
+        edge = self.start.new_zeros(()).expand_as(self.start[:, :, :1])
+        start = torch.cat([edge, self.end], dim=2)
+        end = torch.cat([self.start, edge + self.length], dim=2)
+        return _canonical(start, end, self.length)
+
+    def __or__(self, other: Ranges) -> Ranges:
+        return ~(~self & ~other)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ranges) or self.length != other.length:
+            return NotImplemented if not isinstance(other, Ranges) else False
+        return all(torch.equal(*torch.broadcast_tensors(*pair)) for pair in _padded_alike(self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def where(self, keep: Tensor) -> Ranges:
+        """The same ranges for queries where `keep`, bool `(batch or 1, queries)`, holds; no key for the others."""
+        keep = keep[:, None, None]
+        return _canonical(self.start.where(keep, self.length), self.end.where(keep, self.length), self.length)
+
+    def contains(self, k: Tensor) -> Tensor:
+        """Whether each query may see each key: bool `(batch or 1, heads or 1, queries, keys)`.
+
+        Args:
+            k: int64 `(batch or 1, keys)`, key positions; any position outside `0 .. length - 1` is never contained.
+        """
+        k = k[:, None, None, :]
+        seen = [
+            (self.start[:, :, i, :, None] <= k) & (k < self.end[:, :, i, :, None]) for i in range(self.start.shape[2])
+        ]
+        return torch.stack(seen).any(0) if len(seen) > 1 else seen[0]
+
+    def counts(self) -> Tensor:
+        """How many keys each query may see: int64 `(batch or 1, heads or 1, queries)`."""
+        return (self.end - self.start).sum(2)
+
+
+def _canonical(start: Tensor, end: Tensor, length: int) -> Ranges:
+    """Sort, drop empty intervals, join those that touch. Intervals given must not overlap."""
+    empty = start >= end
+    start, end = start.where(~empty, length), end.where(~empty, length)
+    start, order = start.sort(dim=2, stable=True)
+    end = end.gather(2, order)
+    if start.shape[2] > 1:
+        start, end = _join_touching(start, end, length)
+    used = max(1, int((start < end).sum(2).max())) if start.numel() else 1
+    return Ranges(start[:, :, :used], end[:, :, :used], length)
+
+
+def _join_touching(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """`[a, b) [b, c)` becomes `[a, c)`: starts that continue and ends that are continued are dropped, then re-paired."""
+    continues = torch.zeros_like(start, dtype=torch.bool)
+    continues[:, :, 1:] = (start[:, :, 1:] == end[:, :, :-1]) & (start[:, :, 1:] < end[:, :, 1:])
+    continued = continues.roll(-1, dims=2)
+    kept_start = start.masked_fill(continues, length).sort(dim=2).values
+    kept_end = end.masked_fill(continued, length).sort(dim=2).values
+    return kept_start, kept_end
+
+
+def _padded_alike(a: Ranges, b: Ranges) -> list[tuple[Tensor, Tensor]]:
+    width = max(a.start.shape[2], b.start.shape[2])
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2]), value=a.length)
+
+    return [(pad(a.start), pad(b.start)), (pad(a.end), pad(b.end))]
