@@ -18,7 +18,7 @@ from fork.requirements import Constraint
 CAUSES = "The conflict is caused by:"
 CAUSE = re.compile(r"^\S+ +(\S+ \S+ depends on .*)$", re.MULTILINE)
 CONSTRAINED = re.compile(r"The user requested \(constraint\) ([A-Za-z0-9._-]+)")
-ERROR = re.compile(r"^\S+ +ERROR: (.*)$", re.MULTILINE)
+ERROR = re.compile(r"^\S+ +ERROR: (?!\[present-rich\])(.*)$", re.MULTILINE)
 HELD_BY_US = "make install, which leaves it alone,"
 
 
@@ -88,7 +88,11 @@ def failure(environment: Environment, log: Path, held: Iterable[Constraint], unt
         )
     said = "\n".join(dict.fromkeys(ERROR.findall(text))) or "nothing"
     folder = wheelhouse()
-    remedy = f"put what is missing into WHEELHOUSE={folder}" if folder else "check the network and pip's configuration"
+    remedy = (
+        f"put what is missing into WHEELHOUSE={folder}"
+        if folder
+        else "check the network and pip's configuration"
+    )
     return ForkError(
         f"pip could not change {environment.home}. It said:\n{said}\n(its log: {log}). {fate}",
         next=f"{remedy}, then make install{venv_argument(environment)}",

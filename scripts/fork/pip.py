@@ -5,7 +5,7 @@ overrides it: everything comes from that folder and the network is never asked. 
 (or, for transformers, also as the pinned sdist), what is not yet installed of:
 
 - scripts/requirements.txt, and for `make test` and `make lint` the requirements files beside it;
-- setuptools, which builds the editable install;
+- setuptools (70.1 or newer) and wheel, which build the editable install;
 - torch, accelerate, tokenizers, safetensors, huggingface_hub and what these and transformers require;
 - for SOURCE=sdist the pin's sdist; for `make uninstall` the stock transformers wheel.
 
