@@ -13,7 +13,7 @@ from fork.pins import Pin, default_pin
 from fork.project import SUBMODULE, Project
 from fork.recipe import Recipe, read_recipe
 from fork.render import render
-from fork.source import Source, fetch_base, known_base
+from fork.source import Source, fetch_base, known_base, submodule_url
 
 __all__ = ["Applied", "Source", "apply", "is_current"]
 
@@ -64,6 +64,7 @@ def _build(project: Project, pin: Pin, recipe: Recipe, source: Source) -> Checko
         building = Checkout(project, scratch / SUBMODULE)
         building.folder.mkdir()
         building.git.run("init", "--quiet", "--template=", "--initial-branch=masks", "--object-format=sha1")
+        building.git.run("remote", "add", "origin", submodule_url(project.root))
         prepare(building.git)
         base = fetch_base(building.git, project.root, pin, source, scratch)
         series = derive(building.git, base, recipe, scratch)

@@ -299,7 +299,8 @@ def make_project(project: Path, upstream: Path, pin: Pin) -> None:
     write(project, {f"overlay/{name}": text for name, text in OVERLAY.items()})
     write(project, {
         ".gitignore": "/.fork/\n/.venv/\n__pycache__/\n",
-        ".gitmodules": f'[submodule "transformers"]\n\tpath = transformers\n\turl = {URL}\n\tignore = all\n',
+        ".gitmodules": f'[submodule "transformers"]\n\tpath = transformers\n\turl = {URL}\n'
+        "\tignore = all\n\tshallow = true\n\tfetchRecurseSubmodules = false\n",
         "setup.cfg": "[metadata]\nname = tiny\nversion = 1\n",
         f"patches/{TAG}/pin.cfg": f"[pin]\n{fields}",
         f"patches/{TAG}/landing.json": LANDING,
