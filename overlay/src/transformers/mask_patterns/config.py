@@ -26,7 +26,7 @@ def config_text(value: Pattern | str) -> str:
     """The canonical text of a pattern for a configuration.
 
     Raises:
-        ValueError: the text is malformed, or the pattern holds tensors or a function without a name.
+        ValueError: the text is malformed, too long or too deep, or the pattern holds tensors or a function without a name.
         TypeError: it is neither a pattern nor a text.
     """
     from .grammar import is_text, parse
@@ -43,4 +43,4 @@ def config_text(value: Pattern | str) -> str:
             "functions. Bind data per call - model(..., mask_pattern=...) or mask_inputs={...} - and name a function: "
             "from_function(f, name='my_mask')."
         )
-    return str(value)
+    return str(parse(str(value)))  # raises on one too long or too deep to be read back

@@ -31,8 +31,8 @@ class WholeMask:
 def whole_mask(mask: Tensor, layout: Layout, heads: int, dtype: torch.dtype) -> WholeMask:
     """Read a caller's `attention_mask` of 3 or 4 dimensions.
 
-    Bool and integer masks of 0 and 1 say what is visible. A floating mask is added to the scores; in it, -inf and its
-    dtype's minimum hide.
+    Bool and integer masks of 0 and 1 say what is visible. A floating mask is added to the scores; in it, -inf and
+    the minimum of its dtype or of the model's hide.
 
     Args:
         mask: `(batch, queries, keys)` or `(batch or 1, 1 or heads, queries, keys)`.
@@ -66,17 +66,17 @@ def _check_shape(mask: Tensor, layout: Layout, heads: int) -> None:
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> WholeMask:
-    if bool((mask.isnan() | mask.isposinf()).any()):
-        got = "NaN" if bool(mask.isnan().any()) else "+inf"
+    bias = mask.to(dtype)  # what is too small for the model's dtype hides, too large is as bad as +inf
+    if bool((bias.isnan() | bias.isposinf()).any()):
+        got = "NaN" if bool(mask.isnan().any()) else f"+inf, as {dtype},"
         raise bad_argument("attention_mask", f"{got} in a {mask.dtype} mask", "finite numbers or -inf", _SAY_BOOL)
     if bool(((mask == 0) | (mask == 1)).all()) and bool(mask.any()):
         got = f"a {mask.dtype} mask of zeros and ones"
         expected = "an additive mask (0 where visible, -inf where hidden) or a bool mask; this could be meant either way"
         raise bad_argument("attention_mask", got, expected, _SAY_BOOL)
-    visible = mask > torch.finfo(mask.dtype).min
-    if not bool(mask.where(visible, 0).any()):
-        return WholeMask(visible)
-    return WholeMask(visible, mask.where(visible, 0).to(dtype))
+    visible = (mask > torch.finfo(mask.dtype).min) & (bias > torch.finfo(dtype).min)
+    bias = bias.where(visible, 0)
+    return WholeMask(visible, bias if bool(bias.any()) else None)
 
 
 def real_tokens(mask: Tensor, batch: int, slots: int, kv_length: int) -> Tensor:
@@ -88,7 +88,7 @@ def real_tokens(mask: Tensor, batch: int, slots: int, kv_length: int) -> Tensor:
     Raises:
         ValueError: wrong size, or values other than 0 and 1.
     """
-    if mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] not in (slots, kv_length):
+    if mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] not in (slots, max(slots, kv_length)):
         expected = f"shape ({batch}, {slots}), or a whole mask {_SHAPES}"
         remedy = "A 2D mask covers everything so far: cached tokens first, then the new ones."
         raise bad_argument("attention_mask", f"shape {tuple(mask.shape)}", expected, remedy)

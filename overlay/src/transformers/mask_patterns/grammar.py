@@ -11,16 +11,25 @@ from __future__ import annotations
 import re
 from dataclasses import Field, dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from .errors import PatternSyntaxError, bad_argument
-from .library import Bidirectional, Causal, Document, Function, PrefixLM, Sink, SlidingWindow
+from .library import (
+    MAX_INTEGER,
+    Bidirectional,
+    Causal,
+    Document,
+    Function,
+    PrefixLM,
+    Sink,
+    SlidingWindow,
+)
 from .pattern import And, Not, Or, Pattern
 
 
-MAX_LENGTH, MAX_DEPTH, MAX_INTEGER = 10_000, 100, 2**31 - 1
+MAX_LENGTH, MAX_DEPTH = 10_000, 100
 _TOKEN = re.compile(r"(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<integer>-?[0-9]+)|(?P<sign>[&|~(),=])", re.ASCII)
 _BLANK = re.compile(r"[ \t\r\n]*")
 _NAMED: dict[str, type[Pattern]] = {
@@ -36,7 +45,7 @@ def register(name: str, pattern: Function) -> None:
         ValueError: `name` is no lower-case identifier, or is a word of the grammar.
     """
     taken = name in _NAMED or name in ("true", "false", "native", "default")
-    if taken or not re.fullmatch(r"[a-z_][a-z0-9_]*", name, re.ASCII):
+    if taken or not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", name, re.ASCII):
         expected = "a lower-case identifier that is not a word of the grammar"
         raise bad_argument("name", repr(name), expected, "Choose another, e.g. 'my_mask'.")
     _FUNCTIONS[name] = pattern
@@ -107,8 +116,6 @@ class _Token:
 
 class _Parser:
     """Recursive descent over one text, one token ahead."""
-
-    end: ClassVar[str] = "end"
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -217,13 +224,15 @@ class _Parser:
             return cls(**arguments)
         except (ValueError, TypeError) as error:
             missing = [f.name for f in fields(cls) if f.default is f.default_factory and f.name not in arguments]  # type: ignore[arg-type, attr-defined]
-            what = f"{word.text} with its {missing[0]}, as in `{word.text}(4)`" if missing else str(error)
+            what = f"{word.text} with its {missing[0]}, as in `{word.text}(4)`" if missing else f"other arguments: {error}"
             raise _error(self.text, word.start, what) from None
 
 
 def _what_fits(cls: type[Pattern], by_name: dict[str, Any], given: dict[str, Any]) -> str:
     rest = [name for name in by_name if name not in given]
-    return f"`)`, or an argument of {cls.word}: {', '.join(rest)}" if rest else f"`)`: {cls.word} takes nothing more"
+    if rest:
+        return f"an argument of {cls.word}: {', '.join(rest)}"
+    return f"nothing more: {cls.word} takes no further argument" if by_name else f"`{cls.word}` without brackets"
 
 
 def _error(text: str, place: int, expected: str) -> PatternSyntaxError:

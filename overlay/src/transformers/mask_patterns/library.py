@@ -14,6 +14,7 @@ from .positions import Rows
 from .ranges import Ranges
 
 
+MAX_INTEGER = 2**31 - 1  # of what a pattern says, so that every text can be read back and nothing overflows
 _MANY_RUNS = 32  # documents split into more runs than this are lowered densely: intervals would cost more than a grid
 
 
@@ -88,7 +89,7 @@ class SlidingWindow(_Named):
     symmetric: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._require(_is_int(self.width, 1), "width", self.width, "an integer of at least 1")
+        self._require(_is_int(self.width, 1), "width", self.width, f"an integer from 1 to {MAX_INTEGER}")
         self._require(isinstance(self.symmetric, bool), "symmetric", self.symmetric, "True or False")
 
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
@@ -120,7 +121,7 @@ class Sink(_Named):
     count: int
 
     def __post_init__(self) -> None:
-        self._require(_is_int(self.count, 0), "count", self.count, "an integer of at least 0")
+        self._require(_is_int(self.count, 0), "count", self.count, f"an integer from 0 to {MAX_INTEGER}")
 
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         return (k <= q) & (k < self.count)
@@ -152,7 +153,7 @@ class PrefixLM(_Named):
 
     def __post_init__(self) -> None:
         ok = self.length is None or isinstance(self.length, Tensor) or _is_int(self.length, 0)
-        self._require(ok, "length", self.length, "an integer of at least 0, or an integer tensor (batch,)")
+        self._require(ok, "length", self.length, f"an integer from 0 to {MAX_INTEGER}, or an integer tensor (batch,)")
         self._require(self.until is None or _is_int(self.until, 0), "until", self.until, "a token id")
         both = self.length is not None and self.until is not None
         self._require(not both, "until", self.until, "either a length or until=TOKEN, not both")
@@ -229,6 +230,8 @@ class Document(_Named):
         return ids[batch, q] == ids[batch, k]
 
     def ranges(self, q: Tensor, length: int) -> Ranges | None:
+        if length == 0:  # no row has a token
+            return Ranges.single(q, q, 0)
         runs = [_runs(row[:length], length) for row in self._ids()]
         most = max((len(starts) for _, starts, _ in runs), default=1)
         if most > _MANY_RUNS:
@@ -253,7 +256,22 @@ class Function(_Named):
     name: str | None = None
 
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
-        return self.function(batch, head, q, k)
+        try:
+            seen = self.function(batch, head, q, k)
+        except RuntimeError as error:
+            if "data-dependent control flow" not in str(error):
+                raise
+            raise self._unfit("a branch on a tensor") from error
+        if isinstance(seen, bool):
+            return torch.tensor(seen, device=q.device) if isinstance(q, Tensor) else seen
+        if not isinstance(seen, Tensor) or seen.dtype != torch.bool:
+            raise self._unfit(f"a result of {seen.dtype if isinstance(seen, Tensor) else type(seen).__name__}")
+        return seen
+
+    def _unfit(self, got: str) -> ValueError:
+        expected = "bool from operations on tensors, as FlexAttention's mask_mod"
+        remedy = "Write & | ~ for `and`, `or`, `not`, and torch.where for `if`; compare what is not bool, as in x != 0."
+        return bad_argument("function", f"{got} in {self}", expected, remedy)
 
 
 def from_function(function: MaskMod, name: str | None = None) -> Function:
@@ -279,7 +297,7 @@ def from_function(function: MaskMod, name: str | None = None) -> Function:
 
 
 def _is_int(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_INTEGER
 
 
 def _given(data: Tensor | None, pattern: Pattern, name: str, otherwise: str = "") -> Tensor:

@@ -74,9 +74,8 @@ class Pattern(ABC):
         """
         from .lowering.dense import visible_grid
 
-        batch = max([1, *(len(data) for data in inputs.values())], default=1)
-        batch = max(batch, _bound_rows(self))
-        layout = Layout.of(batch, length)
+        batches = [len(data) for data in inputs.values() if isinstance(data, Tensor) and data.ndim]
+        layout = Layout.of(max([_bound_rows(self), *batches]), length)
         return visible_grid(self.bind(Rows(layout, inputs)), layout, heads=1)
 
     def show(self, length: int, **inputs: Tensor) -> None:
@@ -129,7 +128,7 @@ def _same(a: object, b: object) -> bool:
 def _bound_rows(pattern: Pattern) -> int:
     """How many rows the tensors bound to a pattern have, at most."""
     values = [getattr(pattern, f.name) for f in fields(pattern)]  # type: ignore[arg-type]
-    own = [len(v) for v in values if isinstance(v, Tensor)]
+    own = [len(v) for v in values if isinstance(v, Tensor) and v.ndim]
     parts = [p for v in values for p in (v if isinstance(v, tuple) else (v,)) if isinstance(p, Pattern)]
     return max([1, *own, *map(_bound_rows, parts)])
 

@@ -7,6 +7,8 @@ exactly if their `Ranges` are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -65,10 +67,8 @@ class Ranges:
             k: int64 `(batch or 1, keys)`, key positions; any position outside `0 .. length - 1` is never contained.
         """
         k = k[:, None, None, :]
-        seen = [
-            (self.start[:, :, i, :, None] <= k) & (k < self.end[:, :, i, :, None]) for i in range(self.start.shape[2])
-        ]
-        return torch.stack(seen).any(0) if len(seen) > 1 else seen[0]
+        parts = zip(self.start[..., None].unbind(2), self.end[..., None].unbind(2), strict=True)
+        return reduce(or_, ((start <= k) & (k < end) for start, end in parts))
 
     def counts(self) -> Tensor:
         """How many keys each query may see: int64 `(batch or 1, heads or 1, queries)`."""
