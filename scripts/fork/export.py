@@ -12,7 +12,7 @@ from fork.derive import derive, write_blob
 from fork.errors import ForkError
 from fork.pins import Pin, all_pins
 from fork.project import SUBMODULE, Project
-from fork.recipe import File, Recipe, read_recipe
+from fork.recipe import Recipe, read_recipe
 from fork.render import render
 from fork.replace import replace
 
@@ -85,34 +85,52 @@ def parse_listing(listing: str) -> dict[str, str]:
 
 
 def merge(sides: Sides, pin: Pin) -> Recipe:
-    """Each side's changes since the last apply; a path that both changed, differently, is an error."""
-    ours, theirs = sides.project.files(pin), sides.checkout.files(pin)
-    was = sides.applied
-    now, held = (parse_listing(recipe.listing(pin)) for recipe in (sides.project, sides.checkout))
-    both = [
-        path
-        for path in sorted({*was, *now, *held})
-        if was.get(path) != now.get(path) != held.get(path) and held.get(path) != was.get(path)
-    ]
-    ours_changed = {path for path in {*was, *now} if was.get(path) != now.get(path)}
-    series_changed = any(path.startswith("patches/") for path in ours_changed)
-    if series_changed and any(
-        path.startswith("patches/") and was.get(path) != held.get(path) for path in {*was, *held}
-    ):
-        both += [path for path in sorted(ours_changed) if path.startswith("patches/") and path not in both]
-    if both:
+    """Each side's changes since the last apply. The patches and their record count as one."""
+    clashing = clashes(sides, pin)
+    if clashing:
         raise ForkError(
             f"changed both in the project and in {SUBMODULE}/ since the last apply, expected one of them:\n"
-            + "\n".join(f"  {path}  <->  {SUBMODULE}/{path.removeprefix('overlay/')}" for path in both),
+            + "\n".join(f"  {path}  <->  {place_in_checkout(path)}" for path in clashing),
             next="git stash (the project's), make export, git stash pop and merge by hand",
         )
-    overlay: dict[str, File] = {}
+    now = parse_listing(sides.project.listing(pin))
+    ours, theirs = sides.project.overlay, sides.checkout.overlay
+    overlay = {}
     for path in sorted({*ours, *theirs}):
-        chosen = (ours if path in ours_changed else theirs).get(path)
-        if path.startswith("overlay/") and chosen is not None:
-            overlay[path.removeprefix("overlay/")] = chosen
-    source = sides.project if series_changed else sides.checkout
-    return Recipe(overlay, source.patches, source.landing)
+        listed = f"overlay/{path}"
+        chosen = ours if now.get(listed) != sides.applied.get(listed) else theirs
+        if path in chosen:
+            overlay[path] = chosen[path]
+    series = sides.project if _series(now) != _series(sides.applied) else sides.checkout
+    return Recipe(overlay, series.patches, series.landing)
+
+
+def clashes(sides: Sides, pin: Pin) -> list[str]:
+    """The paths that both sides changed, each in its own way."""
+    was = sides.applied
+    now, held = (parse_listing(recipe.listing(pin)) for recipe in (sides.project, sides.checkout))
+    found = [
+        path
+        for path in sorted({*was, *now, *held})
+        if path.startswith("overlay/") and len({was.get(path), now.get(path), held.get(path)}) == 3
+    ]
+    before, here, there = _series(was), _series(now), _series(held)
+    if before != here and before != there and here != there:
+        found += [path for path in sorted({*before, *here}) if before.get(path) != here.get(path)]
+    return found
+
+
+def _series(listing: Mapping[str, str]) -> dict[str, str]:
+    return {path: told for path, told in listing.items() if path.startswith("patches/")}
+
+
+def place_in_checkout(path: str) -> str:
+    """Where the checkout holds what the project holds at a path."""
+    return (
+        f"{SUBMODULE}/{path.removeprefix('overlay/')}"
+        if path.startswith("overlay/")
+        else f"{SUBMODULE}'s commits"
+    )
 
 
 def dropped(before: Recipe, after: Recipe) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from fork import replace
 from fork.checkout import tidy
 from fork.errors import ForkError
 from fork.project import SCRATCH, Project
+
+# How long to wait for what a killed run's git is still doing.
+PATIENCE = 5.0
 
 
 @contextmanager
@@ -27,14 +31,7 @@ def exclusive(root: Path) -> Iterator[None]:
     project.state.mkdir(exist_ok=True)
     descriptor = os.open(project.state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        holder = os.pread(descriptor, 64, 0).decode().strip()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ForkError(
-                f"another run is at work in {root} (process {holder or 'unknown'}); expected to be alone",
-                next=f"wait for it{f' (ps -p {holder})' if holder else ''}, then run the command again",
-            ) from None
+        _acquire(descriptor, root)
         os.set_inheritable(descriptor, True)
         if os.pread(descriptor, 64, 0):
             clean_up(project)
@@ -48,6 +45,33 @@ def exclusive(root: Path) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _acquire(descriptor: int, root: Path) -> None:
+    """Lock, or say who holds it. A holder that is gone has a git that is about to go: wait for that."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = os.pread(descriptor, 64, 0).decode().strip()
+        if (holder and _alive(int(holder))) or time.monotonic() > deadline:
+            raise ForkError(
+                f"another run is at work in {root} (process {holder or 'unknown'}); expected to be alone",
+                next=f"wait for it{f' (ps -p {holder})' if holder else ''}, then run the command again",
+            )
+        time.sleep(0.05)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def clean_up(project: Project) -> None:

@@ -98,11 +98,17 @@ def test_git_variables_of_a_surrounding_hook_do_not_leak_in(
 def test_hostile_settings_in_the_checkout_itself_change_nothing(tiny: Tiny) -> None:
     tiny.ok("apply")
     first = head(tiny)
-    for key, value in (
-        ("core.autocrlf", "true"), ("commit.gpgSign", "true"), ("diff.noprefix", "true"), ("diff.external", "false"),
-        ("format.signOff", "true"), ("format.attach", "x"), ("format.useAutoBase", "true"), ("core.fsmonitor", "false"),
-        ("format.notes", "true"), ("format.coverLetter", "true"), ("apply.whitespace", "fix"), ("diff.context", "1"),
-    ):  # fmt: skip
+    on = "core.autocrlf commit.gpgSign diff.noprefix format.signOff format.attach format.useAutoBase"
+    for key in [
+        *on.split(),
+        "format.notes",
+        "format.coverLetter",
+        "diff.mnemonicPrefix",
+        "status.short",
+        "core.ignoreCase",
+    ]:
+        git(tiny.checkout, "config", key, "true")
+    for key, value in (("diff.external", "false"), ("apply.whitespace", "fix"), ("diff.context", "1")):
         git(tiny.checkout, "config", key, value)
     (tiny.root / "overlay" / "new.txt").write_text("new\n")
     tiny.ok("apply")
@@ -251,7 +257,8 @@ def test_a_patch_that_does_not_fit_is_refused(tiny: Tiny) -> None:
 
 def test_a_patch_may_not_add_a_file(tiny: Tiny) -> None:
     patch = next(tiny.series.glob("0001-*"))
-    added = "diff --git a/new.py b/new.py\nnew file mode 100644\n--- /dev/null\n+++ b/new.py\n@@ -0,0 +1 @@\n+new = 1\n"
+    added = "diff --git a/new.py b/new.py\nnew file mode 100644\n"
+    added += "--- /dev/null\n+++ b/new.py\n@@ -0,0 +1 @@\n+new = 1\n"
     patch.write_text(patch.read_text() + added)
     said = tiny.fails("apply")
     assert "new.py" in said
