@@ -1,0 +1,204 @@
+"""How a mask reaches the model: per call, through heads and `generate`, from a subclass; and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from conftest import BACKENDS, FAMILIES, make_model
+from torch import Tensor
+from transformers import Qwen2ForSequenceClassification, Qwen3ForCausalLM, Qwen3Model, SmolLM3Config, SmolLM3ForCausalLM
+from transformers.mask_patterns import (
+    Bidirectional,
+    Causal,
+    Document,
+    Pattern,
+    PrefixLM,
+    Sink,
+    SlidingWindow,
+    UnsupportedMaskError,
+)
+
+
+STREAMING = Sink(1) | SlidingWindow(3)
+
+
+def greedy(model: Any, ids: Tensor, steps: int, pattern: Any, mask: Tensor | None = None) -> Tensor:
+    """Greedy decoding without `generate` and without a cache: one whole forward per token."""
+    for _ in range(steps):
+        with torch.no_grad():
+            last = model(ids, attention_mask=mask, mask_pattern=pattern, use_cache=False).logits[:, -1]
+        ids = torch.cat([ids, last.argmax(-1, keepdim=True)], dim=1)
+        mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    return ids
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
+@pytest.mark.parametrize("pattern", [STREAMING, PrefixLM(4), Causal() & ~SlidingWindow(1)], ids=str)
+def test_generate_obeys(family: str, backend: str, use_cache: bool, pattern: Pattern, ids: Tensor) -> None:
+    model = make_model(family, attn_implementation=backend)
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    got = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=6,
+        do_sample=False,
+        use_cache=use_cache,
+        mask_pattern=pattern,
+        pad_token_id=0,
+    )
+    assert torch.equal(got, greedy(model, ids, 6, pattern, mask))
+
+
+def test_generate_obeys_the_config(ids: Tensor) -> None:
+    model = make_model(mask_pattern=STREAMING)
+    static, dynamic = (
+        model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0, cache_implementation=kind)
+        for kind in ("static", "dynamic")
+    )
+    assert torch.equal(dynamic, greedy(make_model(), ids, 6, STREAMING))
+    assert torch.equal(static, dynamic)
+    assert not torch.equal(dynamic, make_model().generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0))
+
+
+def test_generate_goes_on_with_the_documents_of_the_prompt(ids: Tensor) -> None:
+    model = make_model()
+    documents = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 2, 2, 2, 2]])
+    given = {"document_ids": documents}
+    got = model.generate(
+        ids, max_new_tokens=4, do_sample=False, mask_pattern=Causal() & Document(), mask_inputs=given, pad_token_id=0
+    )
+    for row, start in ((0, 4), (1, 5)):
+        alone = model.generate(ids[row : row + 1, start:], max_new_tokens=4, do_sample=False, pad_token_id=0)
+        assert torch.equal(got[row, start:], alone[0])
+
+
+def test_generate_refuses_what_a_cache_cannot_hold_and_runs_without_one(ids: Tensor) -> None:
+    model = make_model()
+    settings = {"max_new_tokens": 3, "do_sample": False, "mask_pattern": Bidirectional(), "pad_token_id": 0}
+    with pytest.raises(UnsupportedMaskError, match=r"'bidirectional' is not cache-safe.*Pass use_cache=False"):
+        model.generate(ids, **settings)
+    assert torch.equal(model.generate(ids, use_cache=False, **settings), greedy(model, ids, 3, Bidirectional()))
+
+
+def test_generate_refuses_a_pattern_of_the_call_that_a_static_cache_would_miss(ids: Tensor) -> None:
+    with pytest.raises(UnsupportedMaskError, match="set model.config.mask_pattern instead"):
+        make_model().generate(
+            ids, max_new_tokens=3, mask_pattern=STREAMING, cache_implementation="static", pad_token_id=0
+        )
+
+
+def test_beams_with_data_per_row_are_refused_rather_than_mixed_up(ids: Tensor) -> None:
+    pattern = PrefixLM(torch.tensor([2, 5]))
+    with pytest.raises(ValueError, match=r"`prefix_lengths`: got shape \(2,\); expected shape \(4,\)"):
+        make_model().generate(ids, max_new_tokens=3, num_beams=2, mask_pattern=pattern, pad_token_id=0)
+
+
+class Subclassed(Qwen3ForCausalLM):
+    """A model whose mask depends on its tokens."""
+
+    def get_mask_pattern(self, input_ids: Tensor, **inputs: Any) -> Pattern | None:
+        return STREAMING if int(input_ids[0, 0]) != 2 else None
+
+
+class SubclassedBase(Qwen3Model):
+    """The same, one level down."""
+
+    get_mask_pattern = Subclassed.get_mask_pattern
+
+
+def test_a_subclass_says_the_mask_by_overriding_one_method(ids: Tensor) -> None:
+    plain = make_model()
+    model = Subclassed(plain.config).eval()
+    model.load_state_dict(plain.state_dict())
+    base = SubclassedBase(plain.config).eval()
+    base.load_state_dict(plain.model.state_dict())
+    with torch.no_grad():
+        said = plain(ids, mask_pattern=STREAMING).logits
+        for twin in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(twin(ids).logits, said)
+            assert twin.model.get_mask_pattern.__self__ is twin
+            assert set(twin.state_dict()) == set(plain.state_dict())
+        assert torch.equal(plain.lm_head(base(ids).last_hidden_state), said)
+        assert torch.equal(model(ids, mask_pattern="native").logits, plain(ids).logits)
+        ids = ids.index_fill(1, torch.tensor([0]), 2)
+        assert torch.equal(model(ids).logits, plain(ids).logits)
+
+
+def test_other_heads_and_the_base_model_take_a_pattern(ids: Tensor) -> None:
+    plain = make_model("qwen2")
+    classifier = Qwen2ForSequenceClassification(plain.config).eval()
+    classifier.model.load_state_dict(plain.model.state_dict())
+    with torch.no_grad():
+        hidden = plain.model(ids, mask_pattern=Bidirectional()).last_hidden_state
+        got = classifier(ids[:1], mask_pattern=Bidirectional()).logits
+    torch.testing.assert_close(got, classifier.score(hidden[:1, -1]))
+
+
+def test_models_generated_from_qwen2_take_a_pattern(ids: Tensor) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = SmolLM3ForCausalLM(SmolLM3Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+    with torch.no_grad():
+        got = model(ids, mask_pattern=Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1])) & Causal()).logits
+        alone = model(ids[:, :4]).logits
+    torch.testing.assert_close(got[:, :4], alone)
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_gradient_checkpointing_changes_nothing(backend: str, ids: Tensor) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = make_model(attn_implementation=backend).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(ids, labels=ids, mask_pattern=PrefixLM(3)).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.equal(*gradients)
+
+
+def test_a_pattern_and_a_whole_mask_are_refused_together(ids: Tensor) -> None:
+    model, mask = make_model(mask_pattern=STREAMING), torch.ones(2, 1, 9, 9, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"`attention_mask`: got a 4D mask beside mask_pattern='sink\(1\)"):
+        model(ids, attention_mask=mask)
+    with torch.no_grad():
+        whole = model(ids, attention_mask=mask, mask_pattern="native").logits
+        torch.testing.assert_close(whole, make_model()(ids, mask_pattern=Bidirectional()).logits)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"mask_pattern": torch.ones(9, 9)}, "`mask_pattern`: got Tensor; expected a pattern"),
+        ({"mask_pattern": "sink(4) |"}, "expected a pattern"),
+        ({"mask_inputs": {"document_ids": torch.zeros(2, 9)}}, "`mask_inputs`: got .'document_ids'.; expected a mask"),
+        ({"mask_pattern": Document()}, None),
+        ({"mask_pattern": PrefixLM()}, "`prefix_lengths`: got nothing; expected data for PrefixLM"),
+        ({"mask_pattern": PrefixLM(torch.tensor([1, 2, 3]))}, r"`prefix_lengths`: got shape \(3,\); expected shape \(2,\)"),
+        ({"mask_pattern": PrefixLM(torch.tensor([1.0, 2.0]))}, "`prefix_lengths`: got torch.float32; expected a tensor of int"),
+        ({"mask_pattern": PrefixLM(torch.tensor([1, -2]))}, r"`prefix_lengths`: got \[1, -2\]; expected numbers of at least 0"),
+        ({"mask_pattern": Document(torch.zeros(2, 5, dtype=torch.long))}, r"`document_ids`: got shape \(2, 5\); expected shape"),
+        ({"mask_pattern": Causal(), "attention_mask": torch.ones(2, 5)}, r"`attention_mask`: got shape \(2, 5\); expected"),
+        ({"mask_pattern": Causal(), "attention_mask": torch.full((2, 9), 2)}, "values other than 0 and 1; expected 1 at real"),
+    ],
+)
+def test_a_malformed_call_is_refused(call: dict[str, Any], message: str | None, ids: Tensor) -> None:
+    model = make_model()
+    if message is None:  # without data, documents follow from position_ids: here there is one document
+        with torch.no_grad():
+            torch.testing.assert_close(model(ids, **call).logits, model(ids, mask_pattern=Bidirectional()).logits)
+        return
+    with pytest.raises(ValueError, match=message):
+        model(ids, **call)
+
+
+def test_masks_prepared_by_hand_that_upstream_would_misread_are_refused(ids: Tensor) -> None:
+    model = make_model(attn_implementation="eager")
+    with pytest.raises(ValueError, match=r"`attention_mask\['full_attention'\]`: got a torch.bool tensor"):
+        model(ids, attention_mask={"full_attention": torch.ones(2, 1, 9, 9, dtype=torch.bool)})
