@@ -87,7 +87,7 @@ def make_venv(home: Path) -> None:
         said = (done.stdout + done.stderr).strip()
         raise ForkError(
             f"{sys.executable} could not make the virtual environment {home}. It said:\n{said}",
-            next="install Python's venv module (on Debian: apt install python3-venv), or free space; then again",
+            next="install Python's venv module (Debian: apt install python3-venv) or free space",
         )
 
 

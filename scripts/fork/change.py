@@ -23,7 +23,7 @@ HELD_BY_US = "make install, which leaves it alone,"
 
 
 def mended(environment: Environment, inventory: Inventory) -> tuple[Inventory, Journal | None]:
-    """If an earlier run did not end, take away what it left broken; the inventory now, and that run's journal."""
+    """Take away what a run that did not end left broken; the inventory now, and that run's journal."""
     unfinished = journal.read(environment)
     if unfinished is None:
         return inventory, None
@@ -83,16 +83,12 @@ def failure(environment: Environment, log: Path, held: Iterable[Constraint], unt
         requirers = " ".join(sorted({each.requirer for each in against if each.requirer != HELD_BY_US}))
         return ForkError(
             f"no versions fit together in {environment.home}: {wants}; but {'; '.join(map(str, against))}. {fate}",
-            next=f"'{environment.python}' -m pip install --upgrade {requirers or 'torch'}, then make install; "
-            "or make install VENV=another/path",
+            next=f"'{environment.python}' -m pip install --upgrade {requirers or 'torch'}, "
+            "then make install; or make install VENV=another/path",
         )
     said = "\n".join(dict.fromkeys(ERROR.findall(text))) or "nothing"
     folder = wheelhouse()
-    remedy = (
-        f"put what is missing into WHEELHOUSE={folder}"
-        if folder
-        else "check the network and pip's configuration"
-    )
+    remedy = f"put what is missing into WHEELHOUSE={folder}" if folder else "check the network and pip's configuration"
     return ForkError(
         f"pip could not change {environment.home}. It said:\n{said}\n(its log: {log}). {fate}",
         next=f"{remedy}, then make install{venv_argument(environment)}",

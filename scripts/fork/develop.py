@@ -103,6 +103,9 @@ def required(file: Path) -> Iterator[Requirement]:
 def become(environment: Environment, words: Sequence[str], single: Sequence[str] = ()) -> NoReturn:
     """Replace this process by the environment's Python, as if the environment were active."""
     kept = {name: value for name, value in clean_environment().items() if name not in DECIDED}
-    active = {"VIRTUAL_ENV": str(environment.home), "PATH": f"{environment.python.parent}:{kept.get('PATH', '')}"}
+    active = {
+        "VIRTUAL_ENV": str(environment.home),
+        "PATH": f"{environment.python.parent}:{kept.get('PATH', '')}",
+    }
     variables = kept | active | dict.fromkeys(single, "1")
     os.execve(environment.python, [str(environment.python), *words], variables)

@@ -76,7 +76,7 @@ def locate(root: Path) -> Environment:
         return environment
     if environment.vacant and environment.origin in (Origin.NAMED, Origin.OWN):
         raise ForkError(
-            f"there is no environment at {environment.home} yet ({environment.origin.value}); expected one to work in",
+            f"there is no environment at {environment.home} yet ({environment.origin.value}); expected one",
             next=f"make install{venv_argument(environment)}",
         )
     raise unusable(environment)
@@ -123,7 +123,7 @@ def unusable(environment: Environment) -> ForkError:
     else:
         next = "make install VENV=another/path, or move that folder away; then make install"
     return ForkError(
-        f"{how.value} is {home}, where there is no working environment; expected pyvenv.cfg and bin/python in it",
+        f"{how.value} is {home}, where there is no working environment; expected pyvenv.cfg and bin/python",
         next=next,
     )
 

@@ -54,7 +54,7 @@ class Goal:
         return from_checkout(inventory, self.checkout) and found is not None and same(found.version, self.version)
 
     def words(self, inventory: Inventory) -> list[str]:
-        """What to ask pip for. Torch only if it is missing; the companions by name, so that they stay consistent."""
+        """What to ask pip for: torch only if it is missing, the companions by name to stay consistent."""
         asked = ["accelerate", *(name for name in COMPANIONS if inventory.get(name))]
         torch = [] if inventory.get("torch") else [f"torch=={self.torch}"]
         return [*torch, *dict.fromkeys(asked), "--editable", str(self.checkout)]
@@ -85,7 +85,7 @@ def install(root: Path, source: Source = Source.AUTO) -> Environment:
         words = wanted.words(inventory) + [name for name in lost if name not in MOVABLE]
         inventory = change(root, environment, inventory, before, words)
         require(wanted.faults(inventory), environment)
-        print(f"transformers {wanted.version} is installed in {environment.home}, editable from {wanted.checkout}")
+        print(f"transformers {wanted.version} is installed in {environment.home}")
     else:
         print(f"transformers {wanted.version} is installed in {environment.home}: nothing to do")
     journal.close(environment)
@@ -161,4 +161,4 @@ def warn_of_old_torch(inventory: Inventory) -> None:
         return
     for requirement in requirements(transformers, inventory.markers, extra="torch"):
         if requirement.name == "torch" and not met(requirement, torch.version):
-            print(f"warning: transformers needs torch{requirement.specifier}; torch {torch.version} is left as it is")
+            print(f"warning: torch {torch.version} is left; transformers needs torch{requirement.specifier}")

@@ -37,7 +37,7 @@ class Distribution:
 
     @property
     def whole(self) -> bool:
-        """Whether everything it installed is there. Without a RECORD (other installers) nobody can say: not."""
+        """Whether everything it installed is there; without a RECORD nobody can say, so it is not."""
         files = self.files
         return files is not None and all(file.exists() for file in files if file.suffix != ".pyc")
 

@@ -37,7 +37,7 @@ def wheelhouse() -> Path | None:
     folder = Path(named).expanduser().resolve()
     if not folder.is_dir():
         raise ForkError(
-            f"WHEELHOUSE is {named!r}, which is no folder; expected one that holds the wheels to install from",
+            f"WHEELHOUSE is {named!r}, which is no folder; expected one that holds wheels to install from",
             next="pip download -d FOLDER PACKAGE..., then the command again with WHEELHOUSE=FOLDER",
         )
     return folder
@@ -68,7 +68,7 @@ def own_pip(python: Path) -> list[str]:
 
 
 def pip_upon(python: Path) -> list[str]:
-    """This interpreter's pip, at work on another environment: that one needs no pip, and an old one does no harm."""
+    """This interpreter's pip, at work on another environment, which needs none and may have an old one."""
     return [*own_pip(Path(sys.executable)), "--python", str(python)]
 
 

@@ -1,6 +1,7 @@
-"""What is installed here, as JSON. Run by the research environment's own Python; imports none of its packages.
+"""What is installed here, as JSON. Run by the research environment's own Python.
 
-The tool passes this file's text with `python -c`: run as a file, its folder would be searched for modules.
+It imports none of the packages there. The tool passes this file's text with `python -c`: run as a file,
+its folder would be searched for modules.
 """
 
 import json
@@ -33,12 +34,12 @@ def markers() -> dict[str, str]:
 def distribution(folder: Path) -> dict[str, Any]:
     """One installed distribution. Its name is that of the folder where the metadata is missing."""
     found = PathDistribution(folder)
-    metadata = found.metadata or {}
+    metadata: Any = found.metadata or {}
     direct = found.read_text("direct_url.json")
     return {
         "folder": str(folder),
-        "name": metadata["Name"] if "Name" in metadata else folder.name.split("-")[0],
-        "version": metadata["Version"] if "Version" in metadata else None,
+        "name": metadata.get("Name", folder.name.split("-")[0]),
+        "version": metadata.get("Version"),
         "requires": (found.requires if metadata else None) or [],
         "direct_url": json.loads(direct) if direct else None,
     }

@@ -45,7 +45,7 @@ class Constraint:
 
 
 def requirements(distribution: Distribution, markers: Mapping[str, str], extra: str = "") -> Iterator[Requirement]:
-    """What a distribution requires here; with an extra, what that adds too. Lines nobody can read are skipped."""
+    """What a distribution requires here, and with an extra. Lines nobody can read are skipped."""
     for line in distribution.requires:
         try:
             requirement = Requirement(line)

@@ -5,7 +5,6 @@ Both end as one base commit in the checkout's repository, kept under `refs/fork/
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from fork.archive import check_sha256, unpack
 from fork.errors import ForkError
 from fork.git import SETTINGS, Git, network_environment
 from fork.pins import Pin
+from fork.pip import pip_environment
 from fork.project import SUBMODULE, Project
 
 
@@ -130,7 +130,7 @@ def download(pin: Pin, into: Path) -> Path:
         [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", SUBMODULE, "--require-hashes",
          "--no-build-isolation", "--use-pep517", "--ignore-requires-python", "--progress-bar", "off",
          "--dest", str(into), "--requirement", str(wanted)],
-        env={**os.environ, "PYTHONPATH": str(INERT), "PIP_NO_INPUT": "1"},
+        env=pip_environment() | {"PYTHONPATH": str(INERT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -141,8 +141,7 @@ def download(pin: Pin, into: Path) -> Path:
     came = re.search(r"Got\s+([0-9a-f]{64})", done.stdout)
     if came:
         raise ForkError(
-            f"{pin.sdist} has sha256\n  {came[1]}, expected\n  {pin.sdist_sha256}; "
-            f"nothing in it was unpacked or run",
+            f"{pin.sdist} has sha256\n  {came[1]}, expected\n  {pin.sdist_sha256}; nothing in it was unpacked or run",
             next="make apply SOURCE=git, or put the right archive in the index or wheelhouse",
         )
     said = "\n".join(done.stdout.strip().splitlines()[-6:])

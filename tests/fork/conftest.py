@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stub_wheels import bare_venv, build_wheelhouse
 from tiny_upstream import HOSTILE, URL, Release, Tiny, build_release, write
 
 
@@ -21,9 +22,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 
 @pytest.fixture(autouse=True)
-def hostile(
-    release: Release, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def hostile(release: Release, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's git configuration at its worst, hooks that fail, and no package index."""
     for name in [name for name in os.environ if name.startswith(("GIT_", "PIP_"))]:
         monkeypatch.delenv(name)
@@ -57,3 +56,17 @@ def tiny(release: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     root = tmp_path / "a project"
     shutil.copytree(release.project, root, symlinks=True)
     return Tiny(root, release, capsys)
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Path:
+    """A wheelhouse for `make install`; the path has a space."""
+    return build_wheelhouse(tmp_path_factory.mktemp("wheels") / "wheel house", release)
+
+
+@pytest.fixture
+def home(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty research environment, which VENV names."""
+    monkeypatch.setenv("WHEELHOUSE", str(wheels))
+    monkeypatch.setenv("VENV", str(tmp_path / "an env"))
+    return bare_venv(tmp_path / "an env")

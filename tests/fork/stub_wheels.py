@@ -1,10 +1,12 @@
-"""Wheels for the tests of the install: stubs with the names and requirements that matter, and real build tools."""
+"""Wheels for the tests of the install: stubs with the requirements that matter, and real build tools."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,22 +15,26 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from tiny_upstream import VERSION
+from tiny_upstream import VERSION, Release
+
+FORKED = f"{VERSION}+masks.1"
 
 # What the small upstream's environment is made of: name, version, requirements.
-STUBS = (
+STUBS: tuple[tuple[str, str, list[str]], ...] = (
     ("torch", "2.13.0", ["sympy"]),
     ("torch", "2.6.0", []),
     ("sympy", "1.14.0", []),
     ("accelerate", "1.15.0", ["torch>=2.0", "huggingface-hub>=0.21", "safetensors>=0.4.3"]),
     ("huggingface-hub", "0.36.0", []),
+    ("huggingface-hub", "1.4.0", []),
     ("huggingface-hub", "1.5.0", []),
     ("huggingface-hub", "1.7.0", []),
+    ("safetensors", "0.7.0", []),
     ("safetensors", "0.8.0", []),
     ("tokenizers", "0.19.0", ["huggingface-hub<1.0"]),
     ("tokenizers", "0.23.1", ["huggingface-hub<2.0"]),
     ("transformers", VERSION, ["huggingface-hub>=1.5.0,<2.0", "tokenizers>=0.22.0,<=0.23.3"]),
-    ("transformers", "4.57.0", ["huggingface-hub<1.0", "tokenizers<0.20"]),
+    ("transformers", "4.57.0", ["huggingface-hub<2.0", "tokenizers<0.20"]),
 )
 # Enough files for a killed pip to leave a package half written.
 FILES = 60
@@ -41,7 +47,9 @@ def stub(folder: Path, name: str, version: str, requires: Sequence[str], files: 
     lines = [f"Requires-Dist: {line}" for line in requires]
     content = {f"{module}/part{number}.py": f"number = {number}\n" for number in range(files)}
     content[f"{module}/__init__.py"] = f'__version__ = "{version}"\n'
-    content[f"{info}/METADATA"] = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines, ""])
+    content[f"{info}/METADATA"] = "\n".join(
+        ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines, ""]
+    )
     content[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: stub\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     return wheel(folder, f"{module}-{version}-py3-none-any.whl", {at: text.encode() for at, text in content.items()})
 
@@ -49,7 +57,9 @@ def stub(folder: Path, name: str, version: str, requires: Sequence[str], files: 
 def wheel(folder: Path, name: str, content: Mapping[str, bytes]) -> Path:
     """Zip a wheel, with its RECORD."""
     record = next(at for at in content if at.endswith(".dist-info/METADATA")).replace("METADATA", "RECORD")
-    digests = {at: base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=") for at, data in content.items()}
+    digests = {
+        at: base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=") for at, data in content.items()
+    }
     rows = [f"{at},sha256={digests[at].decode()},{len(data)}" for at, data in content.items()]
     with zipfile.ZipFile(folder / name, "w") as archive:
         for at, data in content.items():
@@ -70,6 +80,16 @@ def repack(folder: Path, name: str) -> None:
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             repack(folder, requirement.name)
+
+
+def build_wheelhouse(folder: Path, release: Release) -> Path:
+    """Everything that an install may ask for."""
+    shutil.copytree(release.wheelhouse, folder)
+    for name, version, requires in STUBS:
+        stub(folder, name, version, requires, files=FILES)
+    for name in ("setuptools", "wheel"):
+        repack(folder, name)
+    return folder
 
 
 def bare_venv(home: Path) -> Path:
@@ -102,3 +122,28 @@ def states(home: Path) -> Iterator[tuple[str, tuple[int, int]]]:
             if not name.endswith(".pyc"):
                 state = os.lstat(os.path.join(folder, name))
                 yield os.path.join(folder, name), (state.st_size, state.st_mtime_ns)
+
+
+def stubs(wheels: Path, *names: str) -> list[Path]:
+    """Stub wheels by `name-version`."""
+    return [wheels / f"{name}-py3-none-any.whl" for name in names]
+
+
+def python(home: Path, code: str) -> str:
+    """What the environment's Python prints."""
+    done = subprocess.run([home / "bin" / "python", "-c", code], capture_output=True, text=True, cwd=home)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def pip(home: Path, *words: str) -> str:
+    """What pip says of the environment."""
+    command = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def versions(home: Path) -> dict[str, str]:
+    """What `pip list` shows."""
+    return {each["name"]: each["version"] for each in json.loads(pip(home, "list", "--format", "json"))}

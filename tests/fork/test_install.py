@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,55 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from stub_wheels import FILES, STUBS, bare_venv, listing, put, repack, site, stub
-from tiny_upstream import VERSION, Release, Tiny
-
-FORKED = f"{VERSION}+masks.1"
-
-
-@pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Path:
-    """Everything an install may ask for; the path has a space."""
-    folder = tmp_path_factory.mktemp("wheels") / "wheel house"
-    shutil.copytree(release.wheelhouse, folder)
-    for name, version, requires in STUBS:
-        stub(folder, name, version, requires, files=FILES)
-    for name in ("setuptools", "wheel"):
-        repack(folder, name)
-    return folder
-
-
-@pytest.fixture
-def home(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty research environment, which VENV names."""
-    monkeypatch.setenv("WHEELHOUSE", str(wheels))
-    monkeypatch.setenv("VENV", str(tmp_path / "an env"))
-    return bare_venv(tmp_path / "an env")
-
-
-def stubs(wheels: Path, *names: str) -> list[Path]:
-    """Stub wheels by `name-version`."""
-    return [wheels / f"{name}-py3-none-any.whl" for name in names]
-
-
-def python(home: Path, code: str) -> str:
-    """What the environment's Python prints."""
-    done = subprocess.run([home / "bin" / "python", "-c", code], capture_output=True, text=True, cwd=home)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def pip(home: Path, *words: str) -> str:
-    """What pip says of the environment."""
-    command = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), *words]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def versions(home: Path) -> dict[str, str]:
-    """What `pip list` shows."""
-    return {each["name"]: each["version"] for each in json.loads(pip(home, "list", "--format", "json"))}
+from stub_wheels import FORKED, listing, pip, put, python, site, stub, stubs, versions
+from tiny_upstream import VERSION, Tiny
 
 
 def test_installs_everything_and_edits_are_live(tiny: Tiny, home: Path) -> None:
@@ -93,7 +45,9 @@ def test_what_was_there_stays_as_it_was(tiny: Tiny, home: Path, wheels: Path, tm
     assert (shown["torch"], shown["transformers"]) == ("2.6.0", FORKED)
     assert shown["huggingface-hub"] == "1.5.0"
     checked = subprocess.run(
-        [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "check"], capture_output=True, text=True
+        [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "check"],
+        capture_output=True,
+        text=True,
     )
     assert sorted(checked.stdout.splitlines()) == [
         "legacy 1.0 has requirement torch<2, but you have torch 2.6.0.",
@@ -104,10 +58,17 @@ def test_what_was_there_stays_as_it_was(tiny: Tiny, home: Path, wheels: Path, tm
 def test_an_older_stock_release_is_replaced_with_its_companions_and_the_stock_put_back(
     tiny: Tiny, home: Path, wheels: Path
 ) -> None:
-    put(home, *stubs(wheels, "transformers-4.57.0", "tokenizers-0.19.0", "huggingface_hub-0.36.0", "safetensors-0.8.0"))
+    put(
+        home,
+        *stubs(wheels, "transformers-4.57.0", "tokenizers-0.19.0", "huggingface_hub-0.36.0", "safetensors-0.8.0"),
+    )
     tiny.ok("install", "--source", "sdist")
     shown = versions(home)
-    assert (shown["transformers"], shown["tokenizers"], shown["huggingface-hub"]) == (FORKED, "0.23.1", "1.7.0")
+    assert (shown["transformers"], shown["tokenizers"], shown["huggingface-hub"]) == (
+        FORKED,
+        "0.23.1",
+        "1.7.0",
+    )
     pip(home, "check")
 
     tiny.ok("uninstall")
