@@ -23,6 +23,7 @@ from transformers.mask_patterns import (
     from_function,
 )
 
+
 Real = list[list[bool]]  # per row and slot: is there a token?
 
 
@@ -34,9 +35,7 @@ class Said:
     means: Callable[[int, int, int], bool]
 
     def __and__(self, other: Said) -> Said:
-        return Said(
-            self.pattern & other.pattern, lambda b, q, k: self.means(b, q, k) and other.means(b, q, k)
-        )
+        return Said(self.pattern & other.pattern, lambda b, q, k: self.means(b, q, k) and other.means(b, q, k))
 
     def __or__(self, other: Said) -> Said:
         return Said(self.pattern | other.pattern, lambda b, q, k: self.means(b, q, k) or other.means(b, q, k))
@@ -61,30 +60,28 @@ def padded(most_rows: int = 3, most_slots: int = 9) -> st.SearchStrategy[Real]:
     return st.tuples(st.integers(1, most_rows), st.integers(1, most_slots)).flatmap(rows)
 
 
-def said_patterns(real: Real, depth: int = 4, functions: bool = True) -> st.SearchStrategy[Said]:
-    """Patterns of at most `depth` levels, whose data is bound to them, by slot, for the rows of `real`."""
-    leaf = _leaves(real, functions)
-    said = leaf
-    for _ in range(depth - 1):
-        pair = st.tuples(said, said)
-        said = (
-            leaf | pair.map(lambda p: p[0] & p[1]) | pair.map(lambda p: p[0] | p[1]) | said.map(lambda p: ~p)
-        )
-    return said
+@st.composite
+def said_patterns(draw: st.DrawFn, real: Real, depth: int = 4, functions: bool = True) -> Said:
+    """Patterns of at most `depth` levels, whose data is bound to them, by slot, for the rows of `real`.
+
+    Args:
+        functions: whether users' functions are among them, which have no ranges.
+    """
+    operator = draw(st.sampled_from(["leaf", "~", "&", "|"])) if depth > 1 else "leaf"
+    if operator == "leaf":
+        return draw(_leaves(real, functions))
+    inner = said_patterns(real, depth - 1, functions)
+    if operator == "~":
+        return ~draw(inner)
+    return draw(inner) & draw(inner) if operator == "&" else draw(inner) | draw(inner)
 
 
 def _leaves(real: Real, functions: bool) -> st.SearchStrategy[Said]:
     batch, slots = len(real), len(real[0])
     sizes, widths = st.integers(0, slots + 1), st.integers(1, slots + 1)
-    ids = st.lists(
-        st.lists(st.integers(0, 2), min_size=slots, max_size=slots), min_size=batch, max_size=batch
-    )
+    ids = st.lists(st.lists(st.integers(0, 2), min_size=slots, max_size=slots), min_size=batch, max_size=batch)
     fixed = [Said(Causal(), lambda b, q, k: k <= q), Said(Bidirectional(), lambda b, q, k: True)]
-    own = [
-        Said(
-            from_function(lambda b, h, q, k: (b + 2 * q + k) % 3 > 0), lambda b, q, k: (b + 2 * q + k) % 3 > 0
-        )
-    ]
+    own = [Said(from_function(lambda b, h, q, k: (b + 2 * q + k) % 3 > 0), lambda b, q, k: (b + 2 * q + k) % 3 > 0)]
     return st.one_of(
         st.sampled_from(fixed + own * functions),
         widths.map(lambda w: Said(SlidingWindow(w), lambda b, q, k: 0 <= q - k < w)),
@@ -103,8 +100,7 @@ def _prefixes(lengths: list[int]) -> Said:
 def _documents(lines: list[list[int]], real: Real) -> Said:
     """`lines` are by slot; their meaning is by position."""
     by_position = [
-        [i for i, token in zip(line, row, strict=True) if token]
-        for line, row in zip(lines, real, strict=True)
+        [i for i, token in zip(line, row, strict=True) if token] for line, row in zip(lines, real, strict=True)
     ]
     return Said(Document(torch.tensor(lines)), lambda b, q, k: by_position[b][q] == by_position[b][k])
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.mask_patterns import Bidirectional, Causal, Document, Pattern, PrefixLM, Sink, SlidingWindow
 from transformers.mask_patterns.positions import Layout, Rows
 
+
 LENGTH = 8
 
 
@@ -115,9 +116,7 @@ def test_ranges_are_the_runs_of_ones(case: Worked) -> None:
     ranges = bound.ranges(torch.arange(LENGTH)[None], LENGTH)
     assert ranges is not None
     pairs = zip(ranges.start[0, 0].T.tolist(), ranges.end[0, 0].T.tolist(), strict=True)
-    intervals = [
-        [(start, end) for start, end in zip(*bounds, strict=True) if start < LENGTH] for bounds in pairs
-    ]
+    intervals = [[(start, end) for start, end in zip(*bounds, strict=True) if start < LENGTH] for bounds in pairs]
     assert intervals == [runs(row) for row in case.grid.split()]
 
 

@@ -1,0 +1,318 @@
+"""The text form: it says all of a pattern, and a text that is none is refused at the right place."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformers.mask_patterns import (
+    Bidirectional,
+    Causal,
+    Document,
+    Pattern,
+    PatternSyntaxError,
+    PrefixLM,
+    Sink,
+    SlidingWindow,
+    from_function,
+)
+from transformers.mask_patterns.grammar import MAX_DEPTH, MAX_LENGTH
+
+
+parse = Pattern.parse
+A_PATTERN = "a pattern, such as"
+MOST = 2**31 - 1
+named = from_function(lambda b, h, q, k: q >= k, name="tests_own_mask")
+
+counts = st.integers(0, MOST)
+leaves = st.one_of(
+    st.sampled_from([Causal(), Bidirectional(), PrefixLM(), Document(), named]),
+    counts.map(Sink),
+    counts.map(PrefixLM),
+    st.builds(SlidingWindow, st.integers(1, MOST), symmetric=st.booleans()),
+    st.builds(PrefixLM, until=counts),
+    st.builds(Document, separator=counts),
+)
+patterns = st.recursive(
+    leaves,
+    lambda p: st.builds(lambda a, b: a & b, p, p) | st.builds(lambda a, b: a | b, p, p) | p.map(lambda a: ~a),
+    max_leaves=12,
+)
+
+
+@given(patterns)
+def test_text_says_all_of_a_pattern(pattern: Pattern) -> None:
+    again = parse(str(pattern))
+    assert again == pattern
+    assert hash(again) == hash(pattern)
+    assert str(again) == str(pattern)
+
+
+@given(patterns, st.lists(st.sampled_from([" ", "\t", "\n", "\r\n", "   "]), min_size=1))
+def test_blanks_mean_nothing(pattern: Pattern, blanks: list[str]) -> None:
+    text = str(pattern).replace(" ", "")
+    for i, sign in enumerate("&|~(),="):
+        text = text.replace(sign, blanks[i % len(blanks)] + sign + blanks[-1])
+    assert parse(text) == pattern
+
+
+@given(patterns)
+def test_python_form_builds_the_pattern_again(pattern: Pattern) -> None:
+    if "tests_own_mask" not in str(pattern):
+        assert eval(repr(pattern)) == pattern
+
+
+c, b, s = Causal(), Bidirectional(), Sink(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "canonical"),
+    [
+        ("causal | bidirectional & sink(1)", c | (b & s), "causal | bidirectional & sink(1)"),
+        ("causal & bidirectional | sink(1)", (c & b) | s, "causal & bidirectional | sink(1)"),
+        ("(causal | bidirectional) & sink(1)", (c | b) & s, "(causal | bidirectional) & sink(1)"),
+        ("~causal & bidirectional", ~c & b, "~causal & bidirectional"),
+        ("~(causal & bidirectional)", ~(c & b), "~(causal & bidirectional)"),
+        ("~~causal", ~~c, "~~causal"),
+        ("~(~(causal))", ~~c, "~~causal"),
+        ("((causal)) | (bidirectional | sink(1))", c | b | s, "causal | bidirectional | sink(1)"),
+        ("sliding_window(width=3)", SlidingWindow(3), "sliding_window(3)"),
+        (
+            "sliding_window(symmetric=true, width=3)",
+            SlidingWindow(3, symmetric=True),
+            "sliding_window(3, symmetric=true)",
+        ),
+        ("sliding_window(3,symmetric=false)", SlidingWindow(3), "sliding_window(3)"),
+        ("prefix_lm", PrefixLM(), "prefix_lm"),
+        ("prefix_lm(0)", PrefixLM(0), "prefix_lm(0)"),
+        ("prefix_lm(until=151643)", PrefixLM(until=151643), "prefix_lm(until=151643)"),
+        ("document(separator=7)", Document(separator=7), "document(separator=7)"),
+        ("sink(007)", Sink(7), "sink(7)"),
+        ("sink(2147483647)", Sink(MOST), "sink(2147483647)"),
+        ("tests_own_mask & causal", named & c, "tests_own_mask & causal"),
+    ],
+)
+def test_precedence_brackets_and_arguments(text: str, pattern: Pattern, canonical: str) -> None:
+    assert parse(text) == pattern
+    assert str(pattern) == canonical
+
+
+def refusal(text: str) -> PatternSyntaxError:
+    with pytest.raises(PatternSyntaxError) as caught:
+        parse(text)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "expected"),
+    [
+        ("", 0, A_PATTERN),
+        ("   ", 3, A_PATTERN),
+        ("causal &", 8, A_PATTERN),
+        ("& causal", 0, A_PATTERN),
+        ("causal | | causal", 9, A_PATTERN),
+        ("causal ~ causal", 7, "`&`, `|` or the end"),
+        ("causal bidirectional", 7, "`&`, `|` or the end"),
+        ("causal)", 6, "`&`, `|` or the end"),
+        ("sink(1)(2)", 7, "`&`, `|` or the end"),
+        ("()", 1, A_PATTERN),
+        ("(causal", 7, "`)`, `&` or `|`"),
+        ("(causal causal)", 8, "`)`, `&` or `|`"),
+        ("~", 1, A_PATTERN),
+        ("3", 0, A_PATTERN),
+        ("casual", 0, "one of: bidirectional, causal, document, prefix_lm, sink, sliding_window"),
+        ("Causal", 0, "one of: bidirectional, causal"),
+        ("causal & chunked(3)", 9, "from_function(f, name='chunked')"),
+        ("function", 0, "one of: bidirectional, causal"),
+        ("native", 0, "one of: bidirectional, causal"),
+        ("true", 0, "one of: bidirectional, causal"),
+        ("causal()", 7, "`causal` without brackets"),
+        ("causal(3)", 7, "`causal` without brackets"),
+        ("sliding_window", 0, "sliding_window with its width, as in `sliding_window(4)`"),
+        ("sliding_window()", 15, "an integer"),
+        ("sliding_window(symmetric=true)", 0, "sliding_window with its width"),
+        ("sliding_window(4", 16, "`,` or `)`"),
+        ("sliding_window(4 5)", 17, "`,` or `)`"),
+        ("sliding_window(4,)", 17, "an argument of sliding_window: symmetric"),
+        ("sliding_window(4, 5)", 18, "an argument of sliding_window: symmetric"),
+        ("sliding_window(4, true)", 18, "an argument of sliding_window: symmetric"),
+        ("sliding_window(4, width=5)", 18, "an argument of sliding_window: symmetric"),
+        ("sliding_window(4, symmetric=true, symmetric=true)", 34, "nothing more"),
+        ("sliding_window(4, size=5)", 18, "an argument of sliding_window: symmetric"),
+        ("sliding_window(size=5)", 15, "an argument of sliding_window: width, symmetric"),
+        ("sliding_window(4, symmetric true)", 28, "`=`"),
+        ("sliding_window(width=)", 21, "an integer, `true` or `false`"),
+        ("sliding_window(width=causal)", 21, "an integer, `true` or `false`"),
+        ("sliding_window(4, symmetric=1)", 0, "True or False"),
+        ("sliding_window(true)", 0, "an integer from 1 to 2147483647"),
+        ("sliding_window(0)", 0, "`width`: got 0; expected an integer from 1 to 2147483647"),
+        ("sliding_window(-5)", 0, "`width`: got -5"),
+        ("sink(-1)", 0, "`count`: got -1; expected an integer from 0 to 2147483647"),
+        ("sink(+1)", 5, A_PATTERN[:9]),
+        ("sink(1.5)", 6, A_PATTERN[:9]),
+        ("sink(1e3)", 6, "`,` or `)`"),
+        ("sink(0x10)", 6, "`,` or `)`"),
+        ("prefix_lm(3, until=5)", 0, "either a length or until=TOKEN, not both"),
+        ("document(3)", 9, "an argument of document: separator"),
+        ("document(ids=3)", 9, "an argument of document: separator"),
+        ("sink(2147483648)", 5, "an integer of at most 2147483647"),
+        ("sliding_window(99999999999999999999)", 15, "an integer of at most 2147483647"),
+        ("sink(" + "9" * 5000 + ")", 5, "an integer of at most 2147483647"),
+        ("sink(٣)", 5, A_PATTERN[:9]),
+        ("sink(１)", 5, A_PATTERN[:9]),
+        ("sink(²)", 5, A_PATTERN[:9]),
+        ("cаusal", 0, "one of: bidirectional"),  # a Cyrillic letter
+        ("causal\u00a0& causal", 6, A_PATTERN[:9]),
+        ("causal\x00", 6, A_PATTERN[:9]),
+        ("causal and causal", 7, "`&`, `|` or the end"),
+        ("causal; causal", 6, A_PATTERN[:9]),
+        ("'causal'", 0, A_PATTERN[:9]),
+    ],
+)  # fmt: skip
+def test_malformed_text_is_refused_at_its_place(text: str, place: int, expected: str) -> None:
+    first, shown, caret, what = str(refusal(text)).split("\n")
+    assert first == "this is not a mask pattern:"
+    assert what.startswith("expected ")
+    assert expected in what
+    cut = max(0, place - 40)  # a long text is shown from there, behind dots
+    assert caret == " " * (2 + (3 if cut else 0) + place - cut) + "^"
+    column = caret.index("^")
+    assert column >= len(shown) or place == len(text) or shown[column] in (text[place], "?")
+
+
+def test_a_long_text_is_shown_around_the_place() -> None:
+    text = " | ".join(["causal"] * 30) + " | nonsense | " + " | ".join(["causal"] * 30)
+    _, shown, caret, _ = str(refusal(text)).split("\n")
+    assert shown.startswith("  ...")
+    assert shown.endswith("...")
+    assert len(shown) < 100
+    assert shown[caret.index("^") :].startswith("nonsense | causal")
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    message = str(refusal("causal \x1b[31m \n causal"))
+    assert message.split("\n")[1] == "  causal ?[31m ? causal"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 5_000_000,
+        "~" * 5_000_000,
+        "(" * MAX_LENGTH,
+        "~" * MAX_LENGTH,
+        "(causal & ~" * 900,
+        "9" * 5_000_000,
+        "a" * 5_000_000,
+        "sink(" + "1," * 4_000,
+        "causal | " * 1_000,
+        " " * 5_000_000,
+        "٣" * 3_000_000,
+    ],
+    ids=lambda text: f"{text[:12]}, {len(text)} characters",
+)
+def test_hostile_text_costs_little(text: str) -> None:
+    tracemalloc.start()
+    start = time.perf_counter()
+    refusal(text)
+    seconds = time.perf_counter() - start
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 1
+    assert peak < 5_000_000
+
+
+def test_limits_are_the_documented_ones() -> None:
+    def nested(levels: int) -> str:
+        return "(" * levels + "causal" + ")" * levels
+
+    assert MAX_LENGTH == 10_000
+    assert parse("causal".ljust(10_000)) == Causal()
+    assert "at most 10,000 characters, got 10,001" in str(refusal("causal".ljust(10_001)))
+    assert MAX_DEPTH == 100
+    assert parse(nested(100)) == Causal()
+    assert "at most 100 levels" in str(refusal(nested(101)))
+    deepest = parse("~" * 100 + "causal")
+    assert parse(str(deepest)) == deepest
+    assert "at most 100 levels" in str(refusal("~" * 101 + "causal"))
+
+
+@pytest.mark.parametrize("text", [None, 3, b"causal", Causal(), ["causal"]])
+def test_what_is_no_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"`text`: got {type(text).__name__}; expected a string"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["__import__('os').abort()", "sink(exit())", "sink(1) if 1 else causal", "sink.__class__"]
+)
+def test_text_is_never_evaluated(text: str) -> None:
+    refusal(text)
+
+
+@given(st.text(max_size=40) | st.text("()&|~,=causlink0 1", max_size=40))
+def test_any_text_is_a_pattern_or_refused(text: str) -> None:
+    try:
+        pattern = parse(text)
+    except PatternSyntaxError:
+        return
+    assert parse(str(pattern)) == pattern
+
+
+def test_the_latest_function_of_a_name_counts() -> None:
+    first = from_function(lambda b, h, q, k: q > k, name="tests_renewed")
+    assert parse("tests_renewed") == first
+    second = from_function(lambda b, h, q, k: q < k, name="tests_renewed")
+    assert second != first
+    assert parse("tests_renewed") == second
+
+
+@pytest.mark.parametrize(
+    "name", ["causal", "document", "true", "native", "default", "", "Mine", "my-mask", "2nd", "a b", "é", 3]
+)
+def test_a_name_that_text_cannot_tell_apart_is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match="`name`: got .*; expected a lower-case identifier"):
+        from_function(lambda b, h, q, k: q >= k, name=name)
+
+
+def test_patterns_differ_where_their_parameters_do() -> None:
+    different: list[Pattern] = [
+        Sink(1),
+        Sink(2),
+        SlidingWindow(1),
+        SlidingWindow(1, symmetric=True),
+        PrefixLM(1),
+        PrefixLM(until=1),
+    ]
+    different += [Sink(1) & c, Sink(1) | c, c | Sink(1), ~c, ~~c]
+    for i, one in enumerate(different):
+        assert [one == other for other in different] == [i == j for j in range(len(different))]
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "argument", "expected"),
+    [
+        (SlidingWindow, {"width": 0}, "width", "an integer from 1 to 2147483647"),
+        (SlidingWindow, {"width": 2**31}, "width", "an integer from 1 to 2147483647"),
+        (SlidingWindow, {"width": True}, "width", "an integer from 1"),
+        (SlidingWindow, {"width": 2.0}, "width", "an integer from 1"),
+        (SlidingWindow, {"width": 2, "symmetric": 1}, "symmetric", "True or False"),
+        (Sink, {"count": -1}, "count", "an integer from 0"),
+        (Sink, {"count": "4"}, "count", "an integer from 0"),
+        (PrefixLM, {"length": -1}, "length", "an integer from 0 to 2147483647, or an integer tensor"),
+        (PrefixLM, {"length": [1, 2]}, "length", "an integer from 0 to 2147483647, or an integer tensor"),
+        (PrefixLM, {"length": 1, "until": 2}, "until", "either a length or until=TOKEN"),
+        (PrefixLM, {"until": -1}, "until", "a token id"),
+        (Document, {"ids": [0, 1]}, "ids", "an integer tensor"),
+        (Document, {"separator": "x"}, "separator", "a token id"),
+        (from_function, {"function": "causal"}, "function", "a function"),
+    ],
+)
+def test_unfit_parameters_are_refused_by_name(make: Any, given: Any, argument: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=f"^`{argument}`: got .*; expected {expected}"):
+        make(**given)
