@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.mask_patterns import Sink, SlidingWindow
 

@@ -14,6 +14,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 

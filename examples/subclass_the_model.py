@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 from transformers.mask_patterns import Pattern, Sink, SlidingWindow
 

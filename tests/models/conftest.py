@@ -1,20 +1,15 @@
-"""Small random Qwen models, and the tree that they must come from."""
+"""The tree that the models must come from, and tokens for them."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from small_models import TREE
+
 import transformers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-
-TREE = Path(os.environ.get("FORK_TREE", Path(__file__).resolve().parents[2] / "transformers"))
-BACKENDS = ("eager", "sdpa", "flex_attention")
-FAMILIES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
 torch.set_num_threads(1)
 
@@ -23,17 +18,9 @@ def pytest_configure() -> None:
     """Stop where the tests would test something else, such as an installed stock release."""
     found = Path(transformers.__file__).resolve()
     if not found.is_relative_to(TREE.resolve()):
-        pytest.exit(f"transformers comes from {found}, not from {TREE}: run `make install` and use its environment.", 3)
-
-
-def make_model(family: str = "qwen3", dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
-    """A small random model whose logits depend on the mask by far more than rounding: 4 query heads in 2 groups."""
-    torch.manual_seed(0)
-    config_class, model_class = FAMILIES[family]
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    config = config_class(**{**sizes, **heads, "initializer_range": 0.2, **settings})
-    return model_class(config).to(dtype).eval()
+        pytest.exit(
+            f"transformers comes from {found}, not from {TREE}: run `make install` and use its environment.", 3
+        )
 
 
 @pytest.fixture

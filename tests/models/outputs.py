@@ -1,4 +1,4 @@
-"""Run as a script: every output that must not change, saved to a file. The same file runs on the fork and on upstream."""
+"""Run as a script: every output that must not change, saved to a file. It runs on the fork and on upstream."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
+
+import transformers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 
@@ -31,7 +32,10 @@ MASKS = {"none": None, "left": [[1] * 9, [0] * 3 + [1] * 6], "right": [[1] * 9, 
 
 def models() -> Iterator[tuple[str, Any]]:
     for kind, layers in LAYERS.items():
-        for family, config, model in (("qwen2", Qwen2Config, Qwen2ForCausalLM), ("qwen3", Qwen3Config, Qwen3ForCausalLM)):
+        for family, config, model in (
+            ("qwen2", Qwen2Config, Qwen2ForCausalLM),
+            ("qwen3", Qwen3Config, Qwen3ForCausalLM),
+        ):
             for dtype in (torch.float32, torch.bfloat16):
                 torch.manual_seed(0)
                 settings = SIZES | layers | ({"head_dim": 8} if family == "qwen3" else {})

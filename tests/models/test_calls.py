@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BACKENDS, FAMILIES, make_model
+from small_models import BACKENDS, FAMILIES, make_model
 from torch import Tensor
-from transformers import Qwen2ForSequenceClassification, Qwen3ForCausalLM, Qwen3Model, SmolLM3Config, SmolLM3ForCausalLM
+
+from transformers import (
+    Qwen2ForSequenceClassification,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 from transformers.mask_patterns import (
     Bidirectional,
     Causal,
@@ -180,12 +187,30 @@ def test_a_pattern_and_a_whole_mask_are_refused_together(ids: Tensor) -> None:
         ({"mask_inputs": {"document_ids": torch.zeros(2, 9)}}, "`mask_inputs`: got .'document_ids'.; expected a mask"),
         ({"mask_pattern": Document()}, None),
         ({"mask_pattern": PrefixLM()}, "`prefix_lengths`: got nothing; expected data for PrefixLM"),
-        ({"mask_pattern": PrefixLM(torch.tensor([1, 2, 3]))}, r"`prefix_lengths`: got shape \(3,\); expected shape \(2,\)"),
-        ({"mask_pattern": PrefixLM(torch.tensor([1.0, 2.0]))}, "`prefix_lengths`: got torch.float32; expected a tensor of int"),
-        ({"mask_pattern": PrefixLM(torch.tensor([1, -2]))}, r"`prefix_lengths`: got \[1, -2\]; expected numbers of at least 0"),
-        ({"mask_pattern": Document(torch.zeros(2, 5, dtype=torch.long))}, r"`document_ids`: got shape \(2, 5\); expected shape"),
-        ({"mask_pattern": Causal(), "attention_mask": torch.ones(2, 5)}, r"`attention_mask`: got shape \(2, 5\); expected"),
-        ({"mask_pattern": Causal(), "attention_mask": torch.full((2, 9), 2)}, "values other than 0 and 1; expected 1 at real"),
+        (
+            {"mask_pattern": PrefixLM(torch.tensor([1, 2, 3]))},
+            r"`prefix_lengths`: got shape \(3,\); expected shape \(2,\)",
+        ),
+        (
+            {"mask_pattern": PrefixLM(torch.tensor([1.0, 2.0]))},
+            "`prefix_lengths`: got torch.float32; expected a tensor of int",
+        ),
+        (
+            {"mask_pattern": PrefixLM(torch.tensor([1, -2]))},
+            r"`prefix_lengths`: got \[1, -2\]; expected numbers of at least 0",
+        ),
+        (
+            {"mask_pattern": Document(torch.zeros(2, 5, dtype=torch.long))},
+            r"`document_ids`: got shape \(2, 5\); expected shape",
+        ),
+        (
+            {"mask_pattern": Causal(), "attention_mask": torch.ones(2, 5)},
+            r"`attention_mask`: got shape \(2, 5\); expected",
+        ),
+        (
+            {"mask_pattern": Causal(), "attention_mask": torch.full((2, 9), 2)},
+            "values other than 0 and 1; expected 1 at real",
+        ),
     ],
 )
 def test_a_malformed_call_is_refused(call: dict[str, Any], message: str | None, ids: Tensor) -> None:

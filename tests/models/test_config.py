@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, make_model
+from small_models import FAMILIES, make_model
 from torch import Tensor
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Qwen3Config
-from transformers.mask_patterns import Causal, Document, PatternSyntaxError, PrefixLM, Sink, SlidingWindow, from_function
+from transformers.mask_patterns import (
+    Causal,
+    Document,
+    PatternSyntaxError,
+    PrefixLM,
+    Sink,
+    SlidingWindow,
+    from_function,
+)
 
 
 STREAMING = Sink(1) | SlidingWindow(2)
@@ -41,7 +50,9 @@ def test_a_pattern_is_saved_with_the_model_and_obeyed_when_loaded(family: str, t
 
 @pytest.mark.parametrize("saved_with", [None, "causal"])
 @pytest.mark.parametrize("auto", [AutoModelForCausalLM, AutoModel])
-def test_from_pretrained_takes_a_pattern_over_the_saved_one(auto: Any, saved_with: Any, tmp_path: Path, ids: Tensor) -> None:
+def test_from_pretrained_takes_a_pattern_over_the_saved_one(
+    auto: Any, saved_with: Any, tmp_path: Path, ids: Tensor
+) -> None:
     make_model(mask_pattern=saved_with).save_pretrained(tmp_path)
     for given in (STREAMING, str(STREAMING)):
         loaded = auto.from_pretrained(tmp_path, mask_pattern=given)

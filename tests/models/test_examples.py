@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import TREE
+from small_models import TREE
+
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.mask_patterns import Sink, SlidingWindow
 
@@ -45,6 +46,6 @@ def test_a_way_gives_the_logits_of_the_pattern(way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_runs_as_a_script(way: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(TREE / "src")}
-    script = [sys.executable, EXAMPLES / f"{way}.py"]
+    script = [sys.executable, str(EXAMPLES / f"{way}.py")]
     done = subprocess.run(script, env=environment, check=True, capture_output=True, text=True)
     assert "indices=tensor(" in done.stdout

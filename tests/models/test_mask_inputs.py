@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import plain_reference
 import pytest
-import reference
 import torch
-from conftest import BACKENDS, FAMILIES, make_model
+from small_models import BACKENDS, FAMILIES, make_model
 from torch import Tensor
+
 from transformers.mask_patterns import UnsupportedMaskError
 
 
@@ -34,11 +36,15 @@ def whole(mask: Tensor, length: int = 9) -> Tensor:
 
 def expected(model: Any, ids: Tensor, visible: Tensor, bias: Tensor | None = None) -> Tensor:
     positions = torch.arange(ids.shape[1]).expand(len(ids), -1)
-    return reference.logits(model, ids, whole(visible, ids.shape[1]), positions, None if bias is None else whole(bias))
+    return plain_reference.logits(
+        model, ids, whole(visible, ids.shape[1]), positions, None if bias is None else whole(bias)
+    )
 
 
 def assert_close(got: Tensor, want: Tensor, dtype: torch.dtype = torch.float32) -> None:
-    torch.testing.assert_close(got.double(), want, atol=TOLERANCE[dtype], rtol=0.03 if dtype == torch.bfloat16 else 1e-5)
+    torch.testing.assert_close(
+        got.double(), want, atol=TOLERANCE[dtype], rtol=0.03 if dtype == torch.bfloat16 else 1e-5
+    )
 
 
 every_model = pytest.mark.parametrize("family", FAMILIES)
@@ -70,7 +76,7 @@ def test_a_2d_mask_hides_padding(family: str, backend: str, kind: torch.dtype, s
     assert_close(got[real], want[real])
 
 
-FORMS = {
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "bool": lambda m: m,
     "uint8": lambda m: m.to(torch.uint8),
     "int64": lambda m: m.long(),
@@ -115,7 +121,9 @@ def test_a_3d_mask_is_a_4d_mask_with_one_head(backend: str, ids: Tensor) -> None
 @every_model
 @every_backend
 @every_dtype
-def test_a_bias_is_added_to_the_scores_of_its_own_head(family: str, backend: str, dtype: torch.dtype, ids: Tensor) -> None:
+def test_a_bias_is_added_to_the_scores_of_its_own_head(
+    family: str, backend: str, dtype: torch.dtype, ids: Tensor
+) -> None:
     model = make_model(family, dtype, attn_implementation=backend)
     mask = random_mask(heads=4)
     bias = torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(5)).to(dtype)
@@ -140,11 +148,12 @@ def test_rows_that_see_nothing_have_finite_gradients(backend: str, ids: Tensor) 
     mask = random_mask(heads=1)
     model(ids, attention_mask=mask).logits.square().sum().backward()
     got = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    assert got and all(torch.isfinite(g).all() for g in got.values())
+    assert got
+    assert all(torch.isfinite(g).all() for g in got.values())
 
 
 ZEROS_AND_ONES = "zeros and ones"
-WRONG = {
+WRONG: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "batch": (lambda m: m[:1].expand(3, -1, -1, -1), "shape (3, 1, 9, 9)", "(2, 1 or 4, 9, 9)"),
     "heads": (lambda m: m.expand(2, 2, 9, 9), "shape (2, 2, 9, 9)", "(2, 1 or 4, 9, 9)"),
     "queries": (lambda m: m[:, :, :8], "shape (2, 1, 8, 9)", "(2, 1 or 4, 9, 9)"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import plain_reference
 import pytest
-import reference
 import torch
-from conftest import BACKENDS, FAMILIES, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import BACKENDS, FAMILIES, make_model
 from torch import Tensor
+
 from transformers import StaticCache
 from transformers.mask_patterns import (
     Bidirectional,
@@ -26,6 +27,7 @@ from transformers.mask_patterns import (
 
 
 WIDTHS = torch.tensor([1, 2, 4, 9])
+DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 0, 0, 2, 2], [5, 5, 5, 5, 3, 3, 3, 3, 3]])
 PATTERNS: dict[str, Pattern] = {
     "causal": Causal(),
     "bidirectional": Bidirectional(),
@@ -35,17 +37,26 @@ PATTERNS: dict[str, Pattern] = {
     "sink and window": Sink(1) | SlidingWindow(2),
     "prefix": PrefixLM(3),
     "prefix per row": PrefixLM(torch.tensor([2, 5])),
-    "documents": Causal() & Document(torch.tensor([[0, 0, 0, 1, 1, 0, 0, 2, 2], [5, 5, 5, 5, 3, 3, 3, 3, 3]])),
+    "documents": Causal() & Document(DOCUMENTS),
     "nothing at first": Causal() & ~SlidingWindow(2),
     "function per head": from_function(lambda b, h, q, k: (k <= q) & (q - k < WIDTHS[h])),
 }
-CACHE_SAFE = ["causal", "window", "sink", "sink and window", "prefix", "documents", "nothing at first", "function per head"]
+CACHE_SAFE = [
+    "causal",
+    "window",
+    "sink",
+    "sink and window",
+    "prefix",
+    "documents",
+    "nothing at first",
+    "function per head",
+]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_pattern = pytest.mark.parametrize("name", PATTERNS)
 
 
 def brute_force(pattern: Pattern, real: Tensor) -> Tensor:
-    """The grid over slots, one `visible(q, k)` at a time, for real tokens counted from 0: bool `(batch, 4, slots, slots)`."""
+    """The grid over slots, one `visible(q, k)` at a time, bool `(batch, 4, slots, slots)`."""
     batch, slots = real.shape
     seen = torch.zeros(batch, 4, slots, slots, dtype=torch.bool)
     for b in range(batch):
@@ -60,7 +71,7 @@ def brute_force(pattern: Pattern, real: Tensor) -> Tensor:
 def expected(model: Any, ids: Tensor, pattern: Pattern, real: Tensor | None = None) -> Tensor:
     real = torch.ones(ids.shape, dtype=torch.bool) if real is None else real
     positions = torch.arange(ids.shape[1]).expand(len(ids), -1)
-    return reference.logits(model, ids, brute_force(pattern, real), positions)
+    return plain_reference.logits(model, ids, brute_force(pattern, real), positions)
 
 
 def close(got: Tensor, want: Tensor, atol: float = 2e-5) -> None:
@@ -130,7 +141,7 @@ def test_a_cache_changes_nothing(backend: str, name: str, padded: bool, ids: Ten
         whole = model(ids, attention_mask=real, mask_pattern=pattern, use_cache=False).logits
         parts, cache = [], None
         for first, last in ((0, 5), (5, 8), (8, 9)):
-            sofar = pattern if name != "documents" else Causal() & Document(pattern.parts[1].ids[:, :last])
+            sofar = pattern if name != "documents" else Causal() & Document(DOCUMENTS[:, :last])
             out = model(
                 ids[:, first:last],
                 attention_mask=real[:, :last],
@@ -160,12 +171,14 @@ def test_a_cache_that_the_pattern_makes_stale_is_refused(backend: str, name: str
     model = make_model(attn_implementation=backend)
     with torch.no_grad():
         cache = model(ids[:, :4], mask_pattern=PATTERNS[name], use_cache=True).past_key_values
-        with pytest.raises(UnsupportedMaskError, match=r"position \d is in the cache, and may see position 4, which is new"):
+        with pytest.raises(
+            UnsupportedMaskError, match=r"position \d is in the cache, and may see position 4, which is new"
+        ):
             model(ids[:, 4:5], past_key_values=cache, mask_pattern=PATTERNS[name])
 
 
 def test_a_cache_that_dropped_visible_keys_is_refused(ids: Tensor) -> None:
-    sliding = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
+    sliding: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
     model = make_model(**sliding)
     with torch.no_grad():
         cache = model(ids[:, :7], mask_pattern=Sink(1) | SlidingWindow(3), use_cache=True).past_key_values
@@ -226,9 +239,13 @@ def test_eager_weights_of_hidden_keys_are_exactly_zero(ids: Tensor) -> None:
     assert all((w[hidden] == 0).all() and (w[~hidden] > 0).all() for w in weights)
 
 
-@pytest.mark.parametrize("backend", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2", "paged|sdpa"])
+@pytest.mark.parametrize(
+    "backend", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2", "paged|sdpa"]
+)
 def test_a_backend_that_cannot_express_a_pattern_says_so(backend: str, ids: Tensor) -> None:
     model = make_model()
     model.config._attn_implementation = backend  # their packages need a GPU
-    with pytest.raises(UnsupportedMaskError, match=r"cannot obey mask_pattern='sink\(4\)'.*'eager', 'sdpa', 'flex_attention'"):
+    with pytest.raises(
+        UnsupportedMaskError, match=r"cannot obey mask_pattern='sink\(4\)'.*'eager', 'sdpa', 'flex_attention'"
+    ):
         model(ids, mask_pattern=Sink(4))

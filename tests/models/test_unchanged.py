@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TREE, make_model
+from small_models import TREE, make_model
 from torch import Tensor
+
 from transformers.mask_patterns import Causal
 
 

@@ -22,14 +22,16 @@ logger = logging.getLogger(__name__)
 AttentionOutput: TypeAlias = "tuple[Tensor, Tensor | None]"
 AttentionFunction: TypeAlias = Callable[..., AttentionOutput]
 
-# On a CPU, torch compiles FlexAttention anew for many shapes, for seconds each: below this many scores it runs uncompiled.
+# On a CPU, torch compiles FlexAttention anew for each shape, for seconds: below this many scores it runs uncompiled.
 _WORTH_COMPILING = 2**22
 
 
 class LoweredMask(Protocol):
     """A mask in the form that one backend takes."""
 
-    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
         """Call upstream's attention function of that backend with this mask."""
         ...
 
@@ -45,9 +47,16 @@ class LayerMasks:
 
 
 def attend(
-    function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
+    function: AttentionFunction,
+    module: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention_mask: Any,
+    *args: Any,
+    **kwargs: Any,
 ) -> AttentionOutput:
-    """Call `function`, upstream's attention function, with the mask of this layer; upstream's own masks pass unchanged."""
+    """Call `function`, upstream's own, with the mask of this layer; masks that are not ours pass unchanged."""
     if not isinstance(attention_mask, LayerMasks):
         return function(module, q, k, v, attention_mask, *args, **kwargs)
     return attention_mask[module.layer_idx].attend(function, module, q, k, v, **kwargs)
@@ -57,7 +66,9 @@ def attend(
 class NativeCausal:
     """Plain causal attention over unpadded rows: upstream's own fast path, which takes no mask."""
 
-    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
         return function(module, q, k, v, None, **kwargs)
 
 
@@ -67,8 +78,8 @@ class SdpaMask:
 
     Args:
         mask: bool, or floating and added to the scores, `(batch or 1, heads or 1, queries, keys)`.
-        empty: bool `(batch or 1, heads or 1, queries)`, queries that see nothing; None if there are none. Their rows of
-            `mask` show something, as a softmax over nothing is NaN, in gradients too; their output is set to 0.
+        empty: bool `(batch or 1, heads or 1, queries)`, queries that see nothing; None if there are none. Their rows
+            of `mask` show something, as a softmax over nothing is NaN, in gradients too; their output is set to 0.
     """
 
     mask: Tensor
@@ -79,7 +90,9 @@ class SdpaMask:
         visible, empty = _without_empty_rows(visible)
         return cls(visible if bias is None else bias.masked_fill(~visible, -torch.inf), empty)
 
-    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
         mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
         output, weights = function(module, q, k, v, mask.to(q.device), **kwargs)
         return _zero(self.empty, output, weights)
@@ -98,7 +111,9 @@ class EagerMask:
         bias = torch.zeros((), dtype=dtype, device=visible.device).expand_as(visible) if bias is None else bias
         return cls(bias.masked_fill(~visible, -torch.inf), empty)
 
-    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
         output, weights = function(module, q, k, v, self.mask.to(q.device), **kwargs)
         return _zero(self.empty, output, weights)
 
@@ -110,7 +125,9 @@ class FlexMask:
     blocks: BlockMask
     bias: Tensor | None = None
 
-    def attend(self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> AttentionOutput:
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
         if self.bias is not None:
             shape = (len(q), q.shape[1], q.shape[2], k.shape[2])
             kwargs["position_bias"] = self.bias.to(q.dtype).expand(shape)

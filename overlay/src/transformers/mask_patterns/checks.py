@@ -10,7 +10,7 @@ from .positions import Layout
 
 
 def first_future_key(pattern: Pattern, length: int, **inputs: Tensor) -> tuple[int, int] | None:
-    """The first `(query, key)` with a key later than its query, in `length` tokens; None: the pattern is autoregressive.
+    """The first `(query, key)` in `length` tokens whose key is the later; None: the pattern is autoregressive.
 
     A pattern that sees the future can be trained and evaluated, but a next-token loss may read its own labels, and
     step-by-step decoding is not what one long forward computes.
@@ -44,5 +44,3 @@ def first_stale_pair(pattern: Pattern, layout: Layout, heads: int) -> tuple[int,
 def is_autoregressive(pattern: Pattern, length: int, **inputs: Tensor) -> bool:
     """Whether no query among `length` tokens sees a later key."""
     return first_future_key(pattern, length, **inputs) is None
-
-

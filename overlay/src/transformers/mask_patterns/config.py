@@ -26,7 +26,7 @@ def config_text(value: Pattern | str) -> str:
     """The canonical text of a pattern for a configuration.
 
     Raises:
-        ValueError: the text is malformed, too long or too deep, or the pattern holds tensors or a function without a name.
+        ValueError: the text is malformed or too long, or the pattern holds tensors or a function without a name.
         TypeError: it is neither a pattern nor a text.
     """
     from .grammar import is_text, parse
@@ -36,7 +36,9 @@ def config_text(value: Pattern | str) -> str:
         return str(parse(value))
     if not isinstance(value, Pattern):
         kind = type(value).__name__
-        raise TypeError(f"`mask_pattern`: got {kind}; expected a pattern such as Sink(4) | SlidingWindow(1024), or its text.")
+        raise TypeError(
+            f"`mask_pattern`: got {kind}; expected a pattern such as Sink(4) | SlidingWindow(1024), or its text."
+        )
     if not is_text(value):
         raise ValueError(
             f"`mask_pattern`: got {value!r}, which a config.json cannot hold; expected static parameters and named "

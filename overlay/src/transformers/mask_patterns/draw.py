@@ -31,7 +31,7 @@ def text(visible: Tensor) -> str:
 def _one(visible: Tensor) -> str:
     tiles = visible.float()
     if max(visible.shape) > _MOST_CELLS:
-        size = [min(_MOST_CELLS, n) for n in visible.shape]
+        size = min(_MOST_CELLS, len(visible)), min(_MOST_CELLS, visible.shape[1])
         tiles = torch.nn.functional.adaptive_avg_pool2d(tiles[None], size)[0]
     # any visible key shows, and only a tile that is visible throughout is drawn full
     shade = (tiles * (len(_SHADES) - 1)).floor().long().where(tiles >= 1, (tiles * 3).ceil().long().clamp(max=3))

@@ -72,7 +72,9 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> WholeMask:
         raise bad_argument("attention_mask", f"{got} in a {mask.dtype} mask", "finite numbers or -inf", _SAY_BOOL)
     if bool(((mask == 0) | (mask == 1)).all()) and bool(mask.any()):
         got = f"a {mask.dtype} mask of zeros and ones"
-        expected = "an additive mask (0 where visible, -inf where hidden) or a bool mask; this could be meant either way"
+        expected = (
+            "an additive mask (0 where visible, -inf where hidden) or a bool mask; this could be meant either way"
+        )
         raise bad_argument("attention_mask", got, expected, _SAY_BOOL)
     visible = (mask > torch.finfo(mask.dtype).min) & (bias > torch.finfo(dtype).min)
     bias = bias.where(visible, 0)
@@ -94,5 +96,7 @@ def real_tokens(mask: Tensor, batch: int, slots: int, kv_length: int) -> Tensor:
         raise bad_argument("attention_mask", f"shape {tuple(mask.shape)}", expected, remedy)
     if mask.dtype != torch.bool and bool(((mask != 0) & (mask != 1)).any()):
         got = f"{mask.dtype} with values other than 0 and 1"
-        raise bad_argument("attention_mask", got, "1 at real tokens and 0 at padding", "Pass mask.bool() if that is meant.")
+        raise bad_argument(
+            "attention_mask", got, "1 at real tokens and 0 at padding", "Pass mask.bool() if that is meant."
+        )
     return mask[:, :slots].bool()

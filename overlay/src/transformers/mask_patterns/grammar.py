@@ -55,7 +55,9 @@ def register(name: str, pattern: Function) -> None:
 def parse(text: str) -> Pattern:
     """The pattern that `text` says; see `Pattern.parse`."""
     if not isinstance(text, str):
-        raise bad_argument("text", type(text).__name__, "a string such as 'sink(4) | sliding_window(1024)'", "Pass a str.")
+        raise bad_argument(
+            "text", type(text).__name__, "a string such as 'sink(4) | sliding_window(1024)'", "Pass a str."
+        )
     if len(text) > MAX_LENGTH:
         raise _error(text, 0, f"at most {MAX_LENGTH:,} characters, got {len(text):,}")
     return _parse_named(text)
@@ -223,8 +225,12 @@ class _Parser:
         try:
             return cls(**arguments)
         except (ValueError, TypeError) as error:
-            missing = [f.name for f in fields(cls) if f.default is f.default_factory and f.name not in arguments]  # type: ignore[arg-type, attr-defined]
-            what = f"{word.text} with its {missing[0]}, as in `{word.text}(4)`" if missing else f"other arguments: {error}"
+            missing = [f.name for f in fields(cls) if f.default is f.default_factory and f.name not in arguments]  # type: ignore[arg-type]
+            what = (
+                f"{word.text} with its {missing[0]}, as in `{word.text}(4)`"
+                if missing
+                else f"other arguments: {error}"
+            )
             raise _error(self.text, word.start, what) from None
 
 

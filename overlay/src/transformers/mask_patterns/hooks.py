@@ -52,14 +52,14 @@ def attention_function(function: AttentionFunction) -> AttentionFunction:
 
 
 def adopt(model: Any) -> None:
-    """At the end of a model's construction: lets the base model ask `get_mask_pattern` of its owner, e.g. `...ForCausalLM`."""
+    """At the end of a model's construction: its base model may then ask the owner's `get_mask_pattern`."""
     base = getattr(model, "base_model", model)
     if base is not model and hasattr(type(model), "get_mask_pattern"):
         object.__setattr__(base, "get_mask_pattern", model.get_mask_pattern)
 
 
 def prepares_own_masks(config: Any) -> bool:
-    """Whether masks made ahead of the forward, as `generate` does for static caches, would miss this config's pattern."""
+    """Whether masks made ahead of the forward, as `generate` does for static caches, would miss a pattern."""
     return getattr(config, "mask_pattern", None) is not None
 
 
@@ -147,8 +147,8 @@ def _check_combination(pattern: Pattern, attention_mask: Any) -> None:
         raise bad_argument("attention_mask", got, "None or a 2D mask of real tokens and padding", remedy)
     raise UnsupportedMaskError(
         f"`attention_mask`: got masks prepared ahead ({type(attention_mask).__name__}), which do not know "
-        f"mask_pattern={str(pattern)!r}. A static cache in generate() prepares them before it sees a pattern of the call: "
-        "set model.config.mask_pattern instead, or use another cache."
+        f"mask_pattern={str(pattern)!r}. For a static cache generate() prepares them before it sees a pattern of the "
+        "call: set model.config.mask_pattern instead, or use another cache."
     )
 
 
@@ -187,7 +187,9 @@ class _Forward:
         """The masks of all layers from a caller's 3D or 4D mask."""
         if mask.ndim not in (3, 4):
             expected = "2 dimensions (batch, seq), or a whole mask of 3 or 4"
-            raise bad_argument("attention_mask", f"{mask.ndim} dimensions", expected, "See the README's table of masks.")
+            raise bad_argument(
+                "attention_mask", f"{mask.ndim} dimensions", expected, "See the README's table of masks."
+            )
         backend = self.backend(f"a {mask.ndim}D attention_mask")
 
         def lower(layout: Layout) -> LoweredMask:
@@ -232,8 +234,8 @@ class _Forward:
         stale = first_stale_pair(bound, layout, self.heads)
         if stale is not None:
             raise UnsupportedMaskError(
-                f"mask_pattern={str(pattern)!r} is not cache-safe here: position {stale[0]} is in the cache, and may see "
-                f"position {stale[1]}, which is new. Pass use_cache=False, or put both in one forward."
+                f"mask_pattern={str(pattern)!r} is not cache-safe here: position {stale[0]} is in the cache, and may "
+                f"see position {stale[1]}, which is new. Pass use_cache=False, or put both in one forward."
             )
         evicted = layout.positions[:, : layout.kv_offset]
         if layout.kv_offset and bool(grid(bound, layout.queries, evicted, layout, self.heads).any()):
@@ -256,7 +258,9 @@ class _Forward:
         batch, q_length, _ = self.embeds.shape
         if kv_offset + kv_length < q_offset + q_length:
             name = type(self.cache).__name__
-            raise UnsupportedMaskError(f"past_key_values: a {name} lays its keys out in a way that patterns do not know.")
+            raise UnsupportedMaskError(
+                f"past_key_values: a {name} lays its keys out in a way that patterns do not know."
+            )
         return Layout.of(
             batch,
             q_length,
@@ -268,7 +272,7 @@ class _Forward:
         )
 
     def _geometry(self, layer: int) -> tuple[int, int, int]:
-        """Slot of the first query, first slot held, and slots held by the keys of a layer after this forward's update."""
+        """Slot of the first query, first slot that a layer's keys hold after this forward's update, and how many."""
         q_length = self.embeds.shape[1]
         if self.cache is None:
             return 0, 0, q_length
@@ -277,13 +281,13 @@ class _Forward:
 
 
 def _is_plain(layout: Layout) -> bool:
-    """Whether SDPA's own causal flag means the same: nothing padded, and queries that start with the keys or are one."""
+    """Whether SDPA's own causal flag means the same: no padding, and all queries there are, or just the last."""
     full = layout.kv_offset == 0 and layout.kv_length == layout.slots and not layout.is_padded
     return full and (layout.q_offset == 0 or layout.q_length == 1)
 
 
 def _position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:
-    """The `position_ids` of every slot so far, `(batch or 1, slots)`; None where earlier ones are unknown or do not join.
+    """The `position_ids` of every slot so far, `(batch or 1, slots)`; None where earlier ones are unknown or apart.
 
     They join where the new ones go on by one, or start again at 0.
     """
@@ -295,4 +299,3 @@ def _position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) -
     now = now.expand(len(before), -1)
     joins = (now[:, 0] == before[:, -1] + 1) | (now[:, 0] == 0)
     return torch.cat([before, now], dim=1) if bool(joins.all()) else None
-

@@ -56,7 +56,7 @@ class Causal(_Named):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Bidirectional(_Named):
-    """Each query sees every key. Encoders, embeddings (LLM2Vec, arXiv:2404.05961), diffusion (Dream, arXiv:2508.15487).
+    """Each query sees every key. Embeddings: LLM2Vec, arXiv:2404.05961; diffusion: Dream, arXiv:2508.15487.
 
     length 4:
 
@@ -138,9 +138,9 @@ class Sink(_Named):
 class PrefixLM(_Named):
     """Causal, but the first `length` tokens are seen by every query: `k <= q or k < length`. T5, arXiv:1910.10683.
 
-    `length` is one number, or one per row as an integer tensor `(batch,)`; or comes as `mask_inputs["prefix_lengths"]`;
-    or ends with the first `until` token of the row, included (no such token: causal). It does not grow in generation,
-    and must lie within the first forward.
+    `length` is one number, or one per row as an integer tensor `(batch,)`; or `mask_inputs["prefix_lengths"]` says it;
+    or it ends with the first `until` token of the row, included (no such token: causal). It does not grow in
+    generation, and must lie within the first forward.
 
     length 2, 4 tokens:
 
@@ -187,15 +187,15 @@ class PrefixLM(_Named):
 
     @property
     def causal(self) -> bool:
-        return _is_int(self.length, 0) and self.length == 0
+        return isinstance(self.length, int) and self.length == 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Document(_Named):
-    """Each query sees the tokens of its own document: `id[q] == id[k]`, in both directions; `Causal() & Document()` packs.
+    """Each query sees its own document, in both directions: `id[q] == id[k]`. To pack texts: `Causal() & Document()`.
 
-    The ids, integers `(batch, length)` shaped like `input_ids` (or `(length,)` for all rows), are bound here, or come as
-    `mask_inputs["document_ids"]`, or follow from a `separator` token (which belongs to the document that it ends), or
+    The ids, integers `(batch, length)` shaped like `input_ids` (or `(length,)` for all rows), are bound here, or come
+    as `mask_inputs["document_ids"]`, or follow from a `separator` token, which belongs to the document it ends, or
     from `position_ids` that start again. They need not be contiguous. New tokens go on with the last token's document.
 
     ids 0011, length 4:
@@ -221,7 +221,9 @@ class Document(_Named):
             return Document(ends.cumsum(-1) - ends.long())
         ids = rows.per_token("document_ids", self.ids)
         if ids is None:
-            positions = _given(rows.per_token("position_ids"), self, "document_ids", "Or say document(separator=TOKEN).")
+            positions = _given(
+                rows.per_token("position_ids"), self, "document_ids", "Or say document(separator=TOKEN)."
+            )
             ids = (positions.diff(dim=-1, prepend=positions[:, :1] - 1) != 1).cumsum(-1)
         return Document(ids)
 
@@ -243,7 +245,9 @@ class Document(_Named):
 
     def _ids(self) -> Tensor:
         if self.ids is None:
-            raise bad_argument("document_ids", "nothing", "one id per token", "Bind them: Document(ids), or pass mask_inputs.")
+            raise bad_argument(
+                "document_ids", "nothing", "one id per token", "Bind them: Document(ids), or pass mask_inputs."
+            )
         return self.ids
 
 
@@ -270,7 +274,9 @@ class Function(_Named):
 
     def _unfit(self, got: str) -> ValueError:
         expected = "bool from operations on tensors, as FlexAttention's mask_mod"
-        remedy = "Write & | ~ for `and`, `or`, `not`, and torch.where for `if`; compare what is not bool, as in x != 0."
+        remedy = (
+            "Write & | ~ for `and`, `or`, `not`, and torch.where for `if`; compare what is not bool, as in x != 0."
+        )
         return bad_argument("function", f"{got} in {self}", expected, remedy)
 
 
@@ -289,7 +295,9 @@ def from_function(function: MaskMod, name: str | None = None) -> Function:
     from .grammar import register
 
     if not callable(function):
-        raise bad_argument("function", repr(function), "a function (batch, head, q, k) -> bool", "Pass the function itself.")
+        raise bad_argument(
+            "function", repr(function), "a function (batch, head, q, k) -> bool", "Pass the function itself."
+        )
     pattern = Function(function, name)
     if name is not None:
         register(name, pattern)
@@ -302,7 +310,9 @@ def _is_int(value: object, least: int) -> bool:
 
 def _given(data: Tensor | None, pattern: Pattern, name: str, otherwise: str = "") -> Tensor:
     if data is None:
-        raise bad_argument(name, "nothing", f"data for {pattern!r}", f"Pass mask_inputs={{{name!r}: ...}}. {otherwise}".strip())
+        raise bad_argument(
+            name, "nothing", f"data for {pattern!r}", f"Pass mask_inputs={{{name!r}: ...}}. {otherwise}".strip()
+        )
     return data
 
 
@@ -337,4 +347,3 @@ def _pad_runs(group: Tensor, starts: Tensor, ends: Tensor, q: Tensor, most: int,
     missing = (0, 0, 0, most - len(starts))
     pad = torch.nn.functional.pad
     return pad(starts[:, own], missing, value=length), pad(ends[:, own], missing, value=length)
-

@@ -47,7 +47,7 @@ class Layout:
         kv_length: int | None = None,
         device: torch.device | None = None,
     ) -> Layout:
-        """The layout of `q_length` queries behind `q_offset` cached slots; `real`, bool `(batch, slots)`, marks tokens."""
+        """The layout of `q_length` queries behind `q_offset` cached slots; `real` is bool `(batch, slots)`."""
         if real is None:
             positions = torch.arange(q_offset + q_length, device=device)[None]
         else:
@@ -71,7 +71,7 @@ class Layout:
 
     @property
     def keys(self) -> Tensor:
-        """Positions of the keys in the key/value tensors, int64 `(batch or 1, kv_length)`, -1 where there is no token."""
+        """Positions of what the key/value tensors hold, int64 `(batch or 1, kv_length)`, -1 where that is no token."""
         held = self.positions[:, self.kv_offset : self.kv_offset + self.kv_length]
         return torch.nn.functional.pad(held, (0, self.kv_length - held.shape[1]), value=-1)
 
@@ -91,7 +91,7 @@ class Layout:
         return bool((self.positions < 0).any())
 
     def by_position(self, data: Tensor) -> Tensor:
-        """Integers per token, from slots, `(batch or 1, slots)`, to positions, `(batch, length)`; -1 behind shorter rows."""
+        """Integers per token, from slots `(batch or 1, slots)` to positions `(batch, length)`; -1 behind the rest."""
         data, positions = data.expand(self.batch, -1), self.positions.expand(self.batch, -1)
         spare = self.length  # one place more, where padding goes
         out = data.new_full((self.batch, spare + 1), -1)
@@ -149,7 +149,9 @@ class Rows:
             return None
         if not isinstance(data, Tensor) or data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
             got = str(data.dtype) if isinstance(data, Tensor) else type(data).__name__
-            raise bad_argument(name, got, "a tensor of integers", f"Pass torch.tensor(..., dtype=torch.long) as {name}.")
+            raise bad_argument(
+                name, got, "a tensor of integers", f"Pass torch.tensor(..., dtype=torch.long) as {name}."
+            )
         return data.to(self.layout.positions.device, torch.int64)
 
     def _is_known(self, data: Tensor) -> bool:

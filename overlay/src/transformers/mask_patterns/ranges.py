@@ -88,7 +88,7 @@ def _canonical(start: Tensor, end: Tensor, length: int) -> Ranges:
 
 
 def _join_touching(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """`[a, b) [b, c)` becomes `[a, c)`: starts that continue and ends that are continued are dropped, then re-paired."""
+    """`[a, b) [b, c)` becomes `[a, c)`: ends and starts that meet are dropped, and the rest paired again."""
     continues = torch.zeros_like(start, dtype=torch.bool)
     continues[:, :, 1:] = (start[:, :, 1:] == end[:, :, :-1]) & (start[:, :, 1:] < end[:, :, 1:])
     continued = continues.roll(-1, dims=2)

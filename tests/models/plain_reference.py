@@ -31,14 +31,18 @@ def logits(model: Any, input_ids: Tensor, visible: Tensor, position_ids: Tensor,
         normed = _rms(hidden, own["post_attention_layernorm.weight"], config)
         gate = torch.nn.functional.silu(normed @ own["mlp.gate_proj.weight"].T)
         hidden = hidden + (gate * (normed @ own["mlp.up_proj.weight"].T)) @ own["mlp.down_proj.weight"].T
-    return _rms(hidden, weights["model.norm.weight"], config) @ weights["lm_head.weight"].T
+    final: Tensor = _rms(hidden, weights["model.norm.weight"], config) @ weights["lm_head.weight"].T
+    return final
 
 
 def _rms(x: Tensor, weight: Tensor, config: Any) -> Tensor:
-    return x * (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).rsqrt() * weight
+    scale: Tensor = (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).rsqrt()
+    return x * scale * weight
 
 
-def _attention(config: Any, own: dict[str, Tensor], x: Tensor, visible: Tensor, positions: Tensor, bias: Any) -> Tensor:
+def _attention(
+    config: Any, own: dict[str, Tensor], x: Tensor, visible: Tensor, positions: Tensor, bias: Any
+) -> Tensor:
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     q, k, v = (_project(own, name, x, n) for name, n in (("q", heads), ("k", groups), ("v", groups)))
     if "self_attn.q_norm.weight" in own:  # Qwen3
@@ -64,7 +68,7 @@ def _project(own: dict[str, Tensor], name: str, x: Tensor, heads: int) -> Tensor
     projected = x @ own[f"self_attn.{name}_proj.weight"].T
     if (offset := own.get(f"self_attn.{name}_proj.bias")) is not None:
         projected = projected + offset
-    return projected.unflatten(-1, (heads, -1))
+    return projected.view(*projected.shape[:-1], heads, -1)
 
 
 def _rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
