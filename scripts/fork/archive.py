@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from fork.errors import ForkError
 
+
 # Ten times what a release of transformers holds today (5,400 files, 80 MB).
 MAX_FILES = 50_000
 MAX_BYTES = 800_000_000

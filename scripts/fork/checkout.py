@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fork.derive import diff
+from fork.derive import ABSENT, diff
 from fork.errors import ForkError
-from fork.git import Git
+from fork.git import Git, GitDiedError
 from fork.project import SUBMODULE, Project
 from fork.source import git_dir
+
 
 BRANCH = "refs/heads/masks"
 STATE = ("base", "applied", "inputs")
@@ -148,7 +149,7 @@ class Checkout:
 
     def require_free(self, target: str) -> None:
         """Refuse to move onto untracked files that hold something else."""
-        new = [entry for entry in diff(self.git, "HEAD", target) if entry.old_mode == "000000"]
+        new = [entry for entry in diff(self.git, "HEAD", target) if entry.old == ABSENT]
         taken = [entry.path for entry in new if not self._holds(entry.path, (None, entry.new))]
         if taken:
             raise ForkError(
@@ -172,8 +173,22 @@ class Checkout:
         """Put the checkout on another commit, in one journaled step. There are no edits in it."""
         self.require_free(to.applied)
         self._journal(to)
-        self.git.run("checkout", "--quiet", "--no-overwrite-ignore", "-B", "masks", to.applied, "--")
+        try:
+            self.git.run("checkout", "--quiet", "--no-overwrite-ignore", "-B", "masks", to.applied, "--")
+        except ForkError as error:
+            if isinstance(error, GitDiedError):
+                tidy(self.project)
+            self._step_back(to)
+            raise
         self._settle(to)
+
+    def _step_back(self, to: State) -> None:
+        """Undo a move that failed, by a full disk for example. If that fails too, the journal stays."""
+        for entry in diff(self.git, "HEAD", to.applied):
+            if entry.old == ABSENT:
+                (self.folder / entry.path).unlink(missing_ok=True)
+        if self.git.run("reset", "--quiet", "--hard", "HEAD", check=False).returncode == 0:
+            self._close_journal()
 
     def adopt(self, to: State) -> None:
         """Take the files as they are for a commit that holds exactly them."""
@@ -190,7 +205,11 @@ class Checkout:
     def _settle(self, to: State) -> None:
         """The move is done: record it, and close the journal."""
         self.record(to)
-        self.refs(*(f"delete refs/fork/next/{name}" for name in STATE))
+        self._close_journal()
+
+    def _close_journal(self) -> None:
+        left = [f"refs/fork/next/{name}" for name in STATE]
+        self.refs(*(f"delete {name}" for name in left if self._ref(name)))
 
     def record(self, state: State) -> None:
         """Write the state of a checkout that is being built."""
@@ -204,9 +223,7 @@ class Checkout:
         """Finish a move that was cut short. What somebody wrote into it meanwhile goes to a rescue ref."""
         to, was = self.state("refs/fork/next"), self.state()
         if to is None:
-            self.refs(
-                *(f"delete refs/fork/next/{name}" for name in STATE if self._ref(f"refs/fork/next/{name}"))
-            )
+            self._close_journal()
             return
         head = self.head()
         if head != to.applied and self._above(head, to.applied):
@@ -236,7 +253,7 @@ class Checkout:
         dirty = self.git.lines("diff-index", "-z", "--name-only", "--no-renames", before, "--")
         for path in sorted({*entries, *dirty}):
             blobs = entries.get(path) or (self._blob(before, path),) * 2
-            known = [None if not blob or set(blob) == {"0"} else blob for blob in blobs]
+            known = [None if blob in (None, ABSENT) else blob for blob in blobs]
             if not self._holds(path, (None, *known)) and not self._half_written(path, known):
                 strange.append(path)
         return strange
@@ -250,9 +267,7 @@ class Checkout:
         if not file.is_file() or file.is_symlink():
             return False
         held = file.read_bytes()
-        return any(
-            self.git.run_bytes("cat-file", "blob", blob).stdout.startswith(held) for blob in blobs if blob
-        )
+        return any(self.git.run_bytes("cat-file", "blob", blob).stdout.startswith(held) for blob in blobs if blob)
 
     def _rescue(self, head: str, files: list[str]) -> None:
         """Keep files and commits under a ref of their own, and say so."""
@@ -262,9 +277,7 @@ class Checkout:
             index.run("add", "--force", "--", *files) if files else None
             tree = index.out("write-tree")
         dates = {f"GIT_{who}_DATE": "946684800 +0000" for who in ("AUTHOR", "COMMITTER")}
-        author = self.git.having(
-            GIT_AUTHOR_NAME="rescue", GIT_AUTHOR_EMAIL="rescue@mask-patterns.invalid", **dates
-        )
+        author = self.git.having(GIT_AUTHOR_NAME="rescue", GIT_AUTHOR_EMAIL="rescue@mask-patterns.invalid", **dates)
         commit = author.out("commit-tree", "-p", head, "-m", "Rescued from a move that was cut short", tree)
         number = len(self.git.out("for-each-ref", "refs/fork/rescue").splitlines()) + 1
         parents = [tip for tip in (self.git.commit(BRANCH),) if tip and tip != head]

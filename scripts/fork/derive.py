@@ -16,6 +16,7 @@ from fork.errors import ForkError
 from fork.git import COMMITTER, Git
 from fork.recipe import File, Recipe
 
+
 OVERLAY_AUTHOR = {
     "GIT_AUTHOR_NAME": COMMITTER[0],
     "GIT_AUTHOR_EMAIL": COMMITTER[1],
@@ -93,9 +94,7 @@ def commit_overlay(index: Git, base: str, overlay: Mapping[str, File]) -> str:
 
 def write_blob(git: Git, content: bytes) -> str:
     """Store bytes as they are; the blob's id."""
-    return (
-        git.run_bytes("hash-object", "-w", "--stdin", "--no-filters", input=content).stdout.decode().strip()
-    )
+    return git.run_bytes("hash-object", "-w", "--stdin", "--no-filters", input=content).stdout.decode().strip()
 
 
 def _commit_patch(index: Git, parent: str, name: str, content: bytes, scratch: Path, merge: bool) -> str:

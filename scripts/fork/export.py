@@ -126,11 +126,7 @@ def _series(listing: Mapping[str, str]) -> dict[str, str]:
 
 def place_in_checkout(path: str) -> str:
     """Where the checkout holds what the project holds at a path."""
-    return (
-        f"{SUBMODULE}/{path.removeprefix('overlay/')}"
-        if path.startswith("overlay/")
-        else f"{SUBMODULE}'s commits"
-    )
+    return f"{SUBMODULE}/{path.removeprefix('overlay/')}" if path.startswith("overlay/") else f"{SUBMODULE}'s commits"
 
 
 def dropped(before: Recipe, after: Recipe) -> list[str]:

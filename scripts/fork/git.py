@@ -15,7 +15,13 @@ from pathlib import Path
 
 from fork.errors import ForkError
 
+
 COMMITTER = ("The mask patterns fork", "fork@mask-patterns.invalid")
+
+
+class GitDiedError(ForkError):
+    """Git was ended by a signal, and may have left its locks."""
+
 
 # A repository's own configuration is the user's too: what could change a result is set here, where it wins.
 SETTINGS = {
@@ -86,7 +92,9 @@ def hermetic_environment() -> dict[str, str]:
 def network_environment() -> dict[str, str]:
     """The environment of a fetch: the user's configuration, but no question asked and no long wait."""
     kept = {name: value for name, value in os.environ.items() if name not in LOCATION}
-    kept.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=10")
+    own = subprocess.run(["git", "config", "core.sshCommand"], env=kept, capture_output=True).returncode == 0
+    if not own and "GIT_SSH" not in kept:
+        kept.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=10")
     return kept | {
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "true",
@@ -110,9 +118,7 @@ class Git:
         self, *arguments: str, input: str | bytes | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run git; text out. A failure is a ForkError that shows what git said, unless `check` is off."""
-        done = self.run_bytes(
-            *arguments, input=input.encode() if isinstance(input, str) else input, check=check
-        )
+        done = self.run_bytes(*arguments, input=input.encode() if isinstance(input, str) else input, check=check)
         return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(errors="surrogateescape"),
             done.stderr.decode(errors="replace"),
@@ -156,7 +162,8 @@ class Git:
 def failed(arguments: Sequence[str], where: Path, status: int, said: str) -> ForkError:
     """The error for a git command that should have worked."""
     words = " ".join(arguments)
-    return ForkError(
+    kind = GitDiedError if status < 0 else ForkError
+    return kind(
         f"git {words} ended with status {status} in {where}, expected 0. Git said:\n{said.strip()}",
         next="make status",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fork.errors import ForkError
 from fork.git import Git
 
+
 STATUS = "Upstream-Status"
 PROOF = "Proved-By"
 

@@ -21,6 +21,7 @@ from unidiff.patch import PatchSet
 from fork.errors import ForkError
 from fork.git import Git
 
+
 MODULE = "<module>"
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 COMPREHENSIONS: Mapping[type[ast.AST], str] = {
@@ -171,7 +172,7 @@ def write_record(landing: Landing) -> bytes:
     for patch, found in landing.items():
         lines = ",\n".join(f"  {json.dumps(asdict(change))}" for change in found)
         patches.append(f"{json.dumps(patch)}: [\n{lines}\n ]")
-    return ("{\n " + ",\n ".join(patches) + "\n}\n").encode() if patches else b"{}\n"
+    return ("{\n " + ",\n ".join(patches) + "\n}\n").encode()
 
 
 def read_record(content: bytes | None) -> Landing:
@@ -209,9 +210,7 @@ def check(recorded: Landing, landed: Landing) -> None:
 
 def _places(found: Sequence[Change], like: Change) -> Counter[tuple[str, ...]]:
     """Where the same lines lie in the same file, and how often."""
-    return Counter(
-        change.scopes for change in found if (change.file, change.change) == (like.file, like.change)
-    )
+    return Counter(change.scopes for change in found if (change.file, change.change) == (like.file, like.change))
 
 
 def _words(places: Counter[tuple[str, ...]]) -> str:

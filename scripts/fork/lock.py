@@ -13,7 +13,9 @@ from pathlib import Path
 from fork import replace
 from fork.checkout import tidy
 from fork.errors import ForkError
+from fork.git import GitDiedError
 from fork.project import SCRATCH, Project
+
 
 # How long to wait for what a killed run's git is still doing.
 PATIENCE = 5.0
@@ -33,12 +35,13 @@ def exclusive(root: Path) -> Iterator[None]:
     try:
         _acquire(descriptor, root)
         os.set_inheritable(descriptor, True)
-        if os.pread(descriptor, 64, 0):
-            clean_up(project)
+        clean_up(project, killed=bool(os.pread(descriptor, 64, 0)))
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         try:
             yield
+        except GitDiedError:
+            raise  # as if the whole run had been killed
         except (ForkError, OSError):
             os.ftruncate(descriptor, 0)
             raise
@@ -74,9 +77,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def clean_up(project: Project) -> None:
-    """Put right what a run left that was cut short: git's locks, temporary folders, half an export."""
-    tidy(project)
-    replace.finish(project)
+def clean_up(project: Project, killed: bool) -> None:
+    """Put right what the last run left: temporary folders, half an export and, if it was killed, git's locks."""
+    if killed:
+        tidy(project)
     for folder in project.state.glob(f"{SCRATCH}*"):
         shutil.rmtree(folder)
+    replace.finish(project)

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from fork.errors import ForkError
 from fork.git import Git
 
+
 SUBMODULE = "transformers"
 SCRATCH = "tmp-"
 
@@ -57,11 +58,11 @@ class Project:
 def find_root(start: Path) -> Path:
     """The project that `start` lies in, also from inside the checkout."""
     git = Git(start)
-    outer = git.run("rev-parse", "--show-superproject-working-tree", check=False).stdout.strip()
-    found = outer or git.run("rev-parse", "--show-toplevel", check=False).stdout.strip()
-    if not found or not (Path(found) / "patches").is_dir():
-        raise ForkError(
-            f"{start} lies in no clone of this project (a git repository with a patches/ folder)",
-            next="cd into your clone and run the command again",
-        )
-    return Path(found)
+    for around in ("--show-superproject-working-tree", "--show-toplevel"):
+        found = git.run("rev-parse", around, check=False).stdout.removesuffix("\n")
+        if found and (Path(found) / "patches").is_dir():
+            return Path(found)
+    raise ForkError(
+        f"{start} lies in no clone of this project (a git repository with a patches/ folder)",
+        next="cd into your clone and run the command again",
+    )

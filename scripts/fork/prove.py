@@ -100,9 +100,7 @@ def chosen(recipe: Recipe, only: str | None) -> list[str]:
         return list(recipe.patches)
     found = [patch for patch in recipe.patches if patch.startswith((only.zfill(4), only))]
     if not found:
-        raise ForkError(
-            f"no patch is number {only!r}, expected one of {', '.join(recipe.patches)}", next="make prove"
-        )
+        raise ForkError(f"no patch is number {only!r}, expected one of {', '.join(recipe.patches)}", next="make prove")
     return found
 
 

@@ -12,6 +12,7 @@ from fork.errors import ForkError
 from fork.pins import Pin
 from fork.project import Project
 
+
 # Raised when the same recipe would give another commit, so that every checkout is made again.
 FORMAT = 1
 
@@ -68,9 +69,7 @@ def read_recipe(root: Path, pin: Pin) -> Recipe:
 def read_overlay(root: Path) -> dict[str, File]:
     """The overlay's files: tracked or not, but nothing that the project ignores."""
     project = Project(root)
-    listed = project.git.lines(
-        "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "overlay"
-    )
+    listed = project.git.lines("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "overlay")
     found = {}
     for name in sorted(set(listed)):
         path = root / name

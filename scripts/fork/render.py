@@ -19,6 +19,7 @@ from fork.header import read_header
 from fork.project import SUBMODULE
 from fork.recipe import File, Recipe
 
+
 # Ten lines each way are enough for git to find nearly every place in upstream's files; where the block is
 # there twice all the same, the context grows until it is not.
 CONTEXT = 10
@@ -73,7 +74,7 @@ def render(git: Git, base: str, head: str, changed: Iterable[str], scratch: Path
         read_header(git, name, git.out("log", "-1", "--format=%B", commit))
         patches[name], record[name] = content, landing.changes(git, parent, commit)
         parent = commit
-    recipe = Recipe(overlay, patches, landing.write_record(record))
+    recipe = Recipe(overlay, patches, landing.write_record(record) if record else None)
     check_faithful(git, base, recipe, commits, scratch)
     return recipe
 
@@ -144,9 +145,7 @@ def _recommit(index: Git, parent: str, commit: str, entries: list[Entry]) -> str
     index.run("update-index", "-z", "--index-info", input="".join(lines))
     told = index.out("log", "-1", "--date=raw", "--format=%an%x00%ae%x00%ad%x00%s%x00%b", commit)
     name, email, date, subject, body = told.split("\0")
-    author = index.having(
-        GIT_AUTHOR_NAME=name, GIT_AUTHOR_EMAIL=email, GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date
-    )
+    author = index.having(GIT_AUTHOR_NAME=name, GIT_AUTHOR_EMAIL=email, GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date)
     message = f"{subject}\n\n{body}".strip() + "\n"
     return author.out("commit-tree", "-p", parent, "-F", "-", index.out("write-tree"), input=message)
 
@@ -156,9 +155,7 @@ def format_patch(git: Git, parent: str, commit: str, number: int, scratch: Path)
     context, folder = CONTEXT, scratch / "formatted"
     while True:
         words = [f"--unified={context}", f"--start-number={number}", "--output-directory", str(folder)]
-        file = Path(
-            git.out("format-patch", "--quiet", *FORMAT, *words, "-1", commit) or next(folder.iterdir())
-        )
+        file = Path(git.out("format-patch", "--quiet", *FORMAT, *words, "-1", commit) or next(folder.iterdir()))
         content = file.read_bytes()
         file.unlink()
         if is_unambiguous(git, parent, content.decode(errors="surrogateescape")):

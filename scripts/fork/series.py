@@ -15,6 +15,7 @@ from fork.recipe import Recipe, read_recipe
 from fork.render import render
 from fork.source import Source, fetch_base, known_base, submodule_url
 
+
 __all__ = ["Applied", "Source", "apply", "is_current"]
 
 

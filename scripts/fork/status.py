@@ -39,9 +39,7 @@ def _checkout_rows(root: Path, checkout: Checkout, state: State, pin: Pin) -> li
     git = checkout.git
     sources = [source for source in (Source.GIT, Source.SDIST) if known_base(git, pin, source) == state.base]
     edits, drift = checkout.edits(state), drifted(root, checkout, pin)
-    applied = (
-        "applied" if checkout.stands_on(state.applied) else f"not checked out (HEAD is {checkout.head()})"
-    )
+    applied = "applied" if checkout.stands_on(state.applied) else f"not checked out (HEAD is {checkout.head()})"
     if checkout.state("refs/fork/next"):
         applied = "half moved: make apply"
     return [

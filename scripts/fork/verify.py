@@ -23,6 +23,7 @@ from fork.recipe import Recipe, read_recipe
 from fork.render import render
 from fork.source import Source, fetch_base, known_base
 
+
 T = TypeVar("T")
 
 AIM = 150
@@ -135,7 +136,8 @@ def check_export(made: Pristine) -> str:
 
 def check_landing(made: Pristine) -> str:
     """Each change lies where `landing.json` says, which says so of each."""
-    if write_record(made.series.landing) != made.recipe.landing:
+    record = write_record(made.series.landing) if made.series.landing else None
+    if record != made.recipe.landing:
         raise ForkError(
             f"patches/{made.pin.tag}/landing.json does not record the changes as they land; expected it to",
             next="make apply export, then git diff",
@@ -150,9 +152,7 @@ def check_size(made: Pristine) -> str:
     for file in PatchSet(text):
         source = made.git.run("cat-file", "blob", f"{made.series.overlay}:{file.path}").stdout
         lines = file.added + file.removed
-        written, generated = (
-            (written, generated + lines) if GENERATED in source else (written + lines, generated)
-        )
+        written, generated = (written, generated + lines) if GENERATED in source else (written + lines, generated)
     return f"{written} changed lines (aim: under {AIM}), {generated} more in generated files"
 
 

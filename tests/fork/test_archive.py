@@ -17,6 +17,7 @@ from tiny_upstream import SDIST_ONLY, UPSTREAM, VERSION, Tiny, git, pack
 from fork import archive
 from fork.errors import ForkError
 
+
 TOP = f"transformers-{VERSION}"
 
 
@@ -153,9 +154,7 @@ def test_nothing_in_the_archive_is_run(tiny: Tiny, tmp_path: Path, monkeypatch: 
         pin.write_text(pin.read_text().replace(sha256, tiny.release.pin.sdist_sha256))
 
 
-def test_no_sdist_in_the_wheelhouse_is_said(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_sdist_in_the_wheelhouse_is_said(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_sdist(tiny, tmp_path, monkeypatch).unlink()
     said = tiny.fails("apply", "--source", "sdist")
     assert f"pip found no {TOP}.tar.gz" in said

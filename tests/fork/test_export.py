@@ -9,6 +9,7 @@ import pytest
 from test_series import HOOKS, MASKING, commit_edit, files, head
 from tiny_upstream import Tiny, git
 
+
 MODELING = "src/transformers/modeling.py"
 
 
@@ -54,9 +55,7 @@ def test_a_commit_becomes_a_patch(tiny: Tiny) -> None:
     assert f"written: patches/v9.9.0/{patch.name}" in out
     text = patch.read_text()
     assert "\n+EDIT = 1\n" in text
-    assert text.startswith(
-        f"From {'0' * 40} Mon Sep 17 00:00:00 2001\nFrom: Ann Author <ann@example.invalid>\n"
-    )
+    assert text.startswith(f"From {'0' * 40} Mon Sep 17 00:00:00 2001\nFrom: Ann Author <ann@example.invalid>\n")
     assert "Date: Fri, 2 Jan 2026 03:04:05 +0100\n" in text
     assert files(tiny) == edited
     assert git(tiny.checkout, "status", "--porcelain") == ""
@@ -258,4 +257,22 @@ def test_an_export_cut_short_is_finished_by_the_next_run(tiny: Tiny, monkeypatch
     assert len(list(tiny.series.glob("*.patch"))) == 3
     assert (tiny.root / ".fork" / "rescued" / "patches/v9.9.0/landing.json").read_text() == "somebody's\n"
     assert files(tiny) == edited
+    assert "nothing to export" in tiny.ok("export").out
+
+
+def test_an_export_that_failed_half_way_is_finished_by_the_next_run(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.ok("apply")
+    commit_edit(tiny)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(target))
+
+    monkeypatch.setattr("os.replace", refuse)
+    assert "Permission denied" in tiny.main("export").err
+    monkeypatch.undo()
+    assert not list(tiny.series.glob("0003-*"))
+    tiny.ok("apply")
+    assert list(tiny.series.glob("0003-*"))
     assert "nothing to export" in tiny.ok("export").out

@@ -8,6 +8,7 @@ import pytest
 from test_series import commit_edit, files
 from tiny_upstream import Tiny, git
 
+
 HOOKS = "src/transformers/mask_patterns/hooks.py"
 
 

@@ -16,6 +16,7 @@ from test_export import project
 from test_series import HOOKS, commit_edit, files, head
 from tiny_upstream import Tiny, git
 
+
 MOMENTS = 16
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -52,9 +53,7 @@ def leftovers(tiny: Tiny) -> list[Path]:
 def time_of(tiny: Tiny, *words: str) -> tuple[float, float]:
     """When a run begins to work, after Python has started, and when it ends."""
     began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", "import fork.__main__"], env=os.environ | {"PYTHONPATH": str(SCRIPTS)}
-    )
+    subprocess.run([sys.executable, "-c", "import fork.__main__"], env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
     middle = time.monotonic()
     assert start(tiny, *words).wait() == 0
     return middle - began, time.monotonic() - middle

@@ -13,6 +13,7 @@ from tiny_upstream import IMPORT, Tiny, git
 from fork.errors import ForkError
 from fork.landing import loaded_names, scopes
 
+
 SOURCE = dedent(
     """\
     import os
@@ -68,9 +69,7 @@ def test_a_change_can_lie_in_more_than_one_scope() -> None:
 
 def test_names_of_every_kind_of_binding_are_found() -> None:
     names = loaded_names(SOURCE, set(range(1, SOURCE.count("\n") + 1)), "model.py")
-    assert {"x", "y", "z", "range", "inner", "problem", "found", "os", "kwargs", "total", "Model"} <= set(
-        names
-    )
+    assert {"x", "y", "z", "range", "inner", "problem", "found", "os", "kwargs", "total", "Model"} <= set(names)
 
 
 @pytest.mark.parametrize("name", ["input_embeds", "size", "inner", "nowhere"])
@@ -95,9 +94,7 @@ def test_a_patch_that_lands_in_another_class_is_refused(tiny: Tiny) -> None:
     imports = "import create_mask\n"
     text = modeling.read_text().replace(imports, f"{imports}{IMPORT}")
     place = text.rindex("hidden_states = inputs_embeds")
-    modeling.write_text(
-        text[:place] + text[place:].replace("= inputs_embeds", "= hooks.embeds(inputs_embeds)", 1)
-    )
+    modeling.write_text(text[:place] + text[place:].replace("= inputs_embeds", "= hooks.embeds(inputs_embeds)", 1))
     commit_edit(tiny, "src/transformers/modeling.py", "", "Show the hook the embeddings")
     moved = git(tiny.checkout, "format-patch", "--stdout", "--full-index", "--unified=10", "-1")
     (patch,) = tiny.series.glob("0002-*")

@@ -16,6 +16,7 @@ from tiny_upstream import Tiny
 from fork.errors import ForkError
 from fork.lock import exclusive
 
+
 HOLD = "import sys, time; from pathlib import Path; from fork.lock import exclusive\n"
 HOLD += "with exclusive(Path(sys.argv[1])): print('held', flush=True); "
 
@@ -44,9 +45,7 @@ def test_the_second_run_is_told_who_holds_the_lock(tiny: Tiny) -> None:
     tiny.ok("apply")
 
 
-def test_a_child_git_that_outlives_its_run_still_holds_it(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_git_that_outlives_its_run_still_holds_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed alone, Python leaves its git at work on the checkout."""
     monkeypatch.setattr("fork.lock.PATIENCE", 0.1)
     holder = hold(tiny, "import subprocess; subprocess.run(['sleep', '2'], close_fds=False)")

@@ -29,8 +29,6 @@ def test_the_gitlink_chooses_among_pins(tiny: Tiny) -> None:
 @pytest.mark.parametrize(("field", "value"), [("commit", "abc"), ("sdist_sha256", ""), ("tag", "v0")])
 def test_a_malformed_pin_is_refused_by_field(tiny: Tiny, field: str, value: str) -> None:
     file = tiny.series / "pin.cfg"
-    file.write_text(
-        file.read_text().replace(f"{field} = {getattr(tiny.release.pin, field)}", f"{field} = {value}")
-    )
+    file.write_text(file.read_text().replace(f"{field} = {getattr(tiny.release.pin, field)}", f"{field} = {value}"))
     with pytest.raises(ForkError, match=f"{field} is '{value}'"):
         all_pins(tiny.root)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tiny_upstream import OVERLAY, UPSTREAM, Tiny, git
+from tiny_upstream import GIT_ONLY, OVERLAY, UPSTREAM, Tiny, git
 
+import fork
 from fork.checkout import Checkout
 from fork.project import Project
 from fork.series import Source, apply
+
 
 MASKING = "src/transformers/masking.py"
 HOOKS = "src/transformers/mask_patterns/hooks.py"
@@ -59,18 +64,14 @@ def test_from_git_the_base_is_the_pin_and_shallow(tiny: Tiny) -> None:
     assert git(tiny.checkout, "rev-list", "--count", "refs/fork/base").strip() == "1"
 
 
-def test_without_access_to_git_the_sdist_is_taken_and_said(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_access_to_git_the_sdist_is_taken_and_said(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     git(tiny.root, "config", "submodule.transformers.url", "/nonexistent/upstream")
     out = tiny.ok("apply").out
     assert "from the sdist, as git has no access" in out
     assert "/nonexistent/upstream" in tiny.fails("apply", "--source", "git")
 
 
-def test_commit_ids_depend_on_the_recipe_alone(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commit_ids_depend_on_the_recipe_alone(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.ok("apply", "--source", "sdist")
     first = head(tiny)
     other = tmp_path / "elsewhere"
@@ -81,9 +82,7 @@ def test_commit_ids_depend_on_the_recipe_alone(
     assert apply(other, Source.SDIST).commit == first
 
 
-def test_git_variables_of_a_surrounding_hook_do_not_leak_in(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_git_variables_of_a_surrounding_hook_do_not_leak_in(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", str(tiny.root / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tiny.root / ".git" / "other-index"))
     monkeypatch.setenv("GIT_WORK_TREE", str(tiny.root))
@@ -152,7 +151,7 @@ def test_sources_can_be_switched(tiny: Tiny) -> None:
     tree = files(tiny)
     assert "nothing to do" in tiny.ok("apply").out
     tiny.ok("apply", "--source", "git")
-    assert set(files(tiny)) - set(tree) == {".gitignore", "utils/check.py"}
+    assert set(files(tiny)) - set(tree) == set(GIT_ONLY)
     tiny.ok("apply", "--source", "sdist")
     assert files(tiny) == tree
 
@@ -288,6 +287,27 @@ def test_an_existing_submodule_is_taken_as_it_is(tiny: Tiny) -> None:
     state = Checkout.of(Project(tiny.root)).state()
     assert state is not None
     assert state.base == tiny.release.pin.commit
+
+
+def test_a_disk_that_fills_up_during_a_move_leaves_the_old_state(tiny: Tiny) -> None:
+    """Files may not grow beyond a limit: git's objects, compressed, fit; the file in the checkout does not."""
+    tiny.ok("apply")
+    before = head(tiny), files(tiny)
+    for name in ("a.txt", "big.txt", "z.txt"):
+        (tiny.root / "overlay" / name).write_text("0\n" * (2_000_000 if name == "big.txt" else 1))
+    (tiny.root / "overlay" / HOOKS).write_text("changed = 1\n")
+    limited = "import resource, sys; from fork.__main__ import main\n"
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", limited, "--root", str(tiny.root), "apply"]
+    scripts = str(Path(fork.__file__).parents[1])
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": scripts}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ended with status -" in done.stderr
+    assert not (tiny.checkout / ".git" / "index.lock").exists()
+    assert (head(tiny), files(tiny)) == before
+    assert git(tiny.checkout, "status", "--porcelain") == ""
+    tiny.ok("apply")
+    assert (tiny.checkout / "big.txt").stat().st_size == 4_000_000
 
 
 def test_full_disk_leaves_no_half_checkout(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import pytest
 from fork.__main__ import main
 from fork.pins import Pin
 
+
 VERSION = "9.9.0"
 TAG = f"v{VERSION}"
 URL = "https://upstream.invalid/huggingface/transformers.git"
@@ -88,7 +89,11 @@ UPSTREAM = {
     "tests/test_masking.py": "def test_nothing():\n    pass\n",
 }
 # What only one of them holds, as with the real ones.
-GIT_ONLY = {".gitignore": "__pycache__/\n*.egg-info/\n", "utils/check.py": "print('checked')\n"}
+GIT_ONLY = {
+    ".gitattributes": "*.py\teol=lf\n",
+    ".gitignore": "__pycache__/\n*.egg-info/\n",
+    "utils/check.py": "print('checked')\n",
+}
 SDIST_ONLY = {
     "PKG-INFO": f"Metadata-Version: 2.4\nName: transformers\nVersion: {VERSION}\n",
     "setup.cfg": "[egg_info]\ntag_build = \ntag_date = 0\n\n",
