@@ -83,11 +83,11 @@ class Checkout:
     def exists(self) -> bool:
         """Whether it is there; something else in its place is an error."""
         folder = self.folder
-        if (folder / ".git").exists():
+        if (folder / ".git").exists() and self.git.run("rev-parse", "--git-dir", check=False).returncode == 0:
             return True
         if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
             raise ForkError(
-                f"{folder} is no git repository, expected the checkout, an empty folder or nothing",
+                f"{folder} is no git repository, expected a whole checkout, an empty folder or nothing",
                 next=f"mv '{folder}' '{folder}.old', then make apply",
             )
         return False
@@ -217,7 +217,8 @@ class Checkout:
 
     def refs(self, *commands: str) -> None:
         """Change refs in one transaction."""
-        self.git.run("update-ref", "--stdin", input="".join(f"{command}\n" for command in commands))
+        if commands:
+            self.git.run("update-ref", "--stdin", input="".join(f"{command}\n" for command in commands))
 
     def recover(self) -> None:
         """Finish a move that was cut short. What somebody wrote into it meanwhile goes to a rescue ref."""
@@ -288,9 +289,11 @@ class Checkout:
 
 
 def tidy(project: Project) -> None:
-    """Remove what a killed run left: git's locks in the checkout. The caller knows that it was killed."""
+    """Remove the locks that a killed run's git left. The caller knows that it was killed."""
+    if not is_gitlink_hidden(project):  # it may have been killed while it did that
+        (git_dir(project.git) / "index.lock").unlink(missing_ok=True)
     checkout = Checkout.of(project)
-    if not (project.checkout / ".git").exists():
+    if not checkout.exists():
         return
     folder = git_dir(checkout.git)
     left = [folder / f"{name}.lock" for name in LOCKS]
@@ -305,9 +308,13 @@ def hide_gitlink(project: Project) -> None:
     `ignore = all` hides it from `git status` only; with this bit `git add -A` and `git commit -a` do not
     look at the submodule either.
     """
-    told = project.git.out("ls-files", "-v", "--", SUBMODULE)
-    if told.startswith("H"):
+    if not is_gitlink_hidden(project):
         project.git.run("update-index", "--skip-worktree", SUBMODULE)
+
+
+def is_gitlink_hidden(project: Project) -> bool:
+    """Whether that is done, or there is no gitlink to hide."""
+    return not project.git.out("ls-files", "-v", "--", SUBMODULE).startswith("H")
 
 
 def prepare(repository: Git) -> None:

@@ -33,6 +33,7 @@ class Outcome(Enum):
     SKIPPED = "skipped"
     MISSING = "missing"
     NOT_DROPPED = "cannot be dropped alone"
+    NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ def prove_patch(bench: Bench, patch: str) -> list[Proof]:
     for test in header.proofs:
         print(f"{patch}: {test} ...", flush=True)
         whole, with_it = bench.run(test)
-        without, without_it = bench.run(test, without=patch)
-        said = with_it if whole is not Outcome.PASSED else without_it
+        if whole is Outcome.PASSED:
+            without, said = bench.run(test, without=patch)
+        else:
+            without, said = Outcome.NOT_RUN, with_it
         proofs.append(Proof(patch, test, whole, without, said))
     return proofs
 

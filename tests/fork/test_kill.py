@@ -163,6 +163,19 @@ def test_a_half_written_file_is_written_anew(tiny: Tiny, monkeypatch: pytest.Mon
     assert leftovers(tiny) == []
 
 
+def test_the_projects_own_index_lock_is_removed_if_it_can_be_ours(tiny: Tiny) -> None:
+    lock, fork = tiny.root / ".git" / "index.lock", tiny.root / ".fork"
+    fork.mkdir()
+    (fork / "lock").write_text("999999999\n")
+    lock.write_text("")
+    tiny.ok("apply")
+    assert not lock.exists()
+    (fork / "lock").write_text("999999999\n")
+    lock.write_text("")
+    tiny.ok("apply")
+    assert lock.exists()  # the gitlink was hidden before: this one is the user's
+
+
 def test_what_was_written_meanwhile_is_rescued_and_said(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = half_moved(tiny, monkeypatch)
     (tiny.checkout / "a.txt").write_text("mine\n")

@@ -235,6 +235,14 @@ def test_something_else_in_the_checkouts_place_is_refused(tiny: Tiny) -> None:
     assert (tiny.checkout / "thesis.txt").read_text() == "mine\n"
 
 
+def test_a_broken_checkout_is_said(tiny: Tiny) -> None:
+    tiny.ok("apply")
+    (tiny.checkout / ".git" / "HEAD").unlink()
+    before = files(tiny)
+    assert "expected a whole checkout" in tiny.fails("apply")
+    assert files(tiny) == before
+
+
 def test_a_patch_for_another_version_is_refused(tiny: Tiny) -> None:
     """DESIGN 4.1, rule 1: the lines around it fit, but the file is another one."""
     patch = next(tiny.series.glob("0002-*"))
