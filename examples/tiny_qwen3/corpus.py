@@ -2,7 +2,8 @@
 
 Source: every `src/transformers/**/*.py` of the pinned upstream release, copyright The HuggingFace Team and
 contributors, licensed Apache-2.0. Whoever installs the fork has it, and it is the same from git and from the
-sdist: the `convert_*.py` scripts, which the sdist lacks, and the fork's own `mask_patterns` are left out.
+sdist, patched or not: left out are the `convert_*.py` scripts, which the sdist lacks, the fork's own
+`mask_patterns`, and the paragraphs on mask patterns that its patches add.
 
 Upstream repeats itself across its generated models, so a paragraph counts once: it goes when most of its
 word 5-grams were met before. The held-out text comes from whole families (one model, or one module outside
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
+
 HELD_OUT_CHARS = 25_000
 MIN_HELD_OUT_FAMILY_CHARS = 2_500  # long enough to fill a context with one subject
 
@@ -34,6 +36,7 @@ _ENTRY = re.compile(r"^\s*(?:- )?`?([A-Za-z_]\w*)`?\s*\(.*?\)\s*:\s*", re.MULTIL
 _HEADING = re.compile(
     r"^\s*(Args|Arguments|Parameters|Attributes|Returns?|Raises|Yields|Notes?|Examples?)\s*:", re.MULTILINE
 )
+_OF_THE_FORK = re.compile(r"\bmask_patterns?\b|the mask pattern reads")
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -84,7 +87,8 @@ def _paragraphs(checkout: Path) -> Iterator[_Paragraph]:
             continue
         family = "/".join(file.parts[:2]) if file.parts[0] == "models" else str(file)
         for text in _prose((root / file).read_text(encoding="utf-8")):
-            yield _Paragraph(family, str(file), text)
+            if not _OF_THE_FORK.search(text):
+                yield _Paragraph(family, str(file), text)
 
 
 def _prose(source: str) -> Iterator[str]:
