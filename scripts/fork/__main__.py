@@ -21,6 +21,7 @@ from fork.lock import exclusive
 from fork.project import find_root
 from fork.source import Source
 
+
 INTERRUPTED = 130
 
 
@@ -37,9 +38,7 @@ class Command:
 
 def source_argument(parser: argparse.ArgumentParser) -> None:
     """`--source git|sdist|auto`."""
-    parser.add_argument(
-        "--source", type=Source, choices=list(Source), default=Source.AUTO, metavar="git|sdist|auto"
-    )
+    parser.add_argument("--source", type=Source, choices=list(Source), default=Source.AUTO, metavar="git|sdist|auto")
 
 
 def apply(root: Path, arguments: argparse.Namespace) -> None:
@@ -111,9 +110,7 @@ def demo(root: Path, arguments: argparse.Namespace) -> None:
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
     """`--source` and `--model`."""
     source_argument(parser)
-    parser.add_argument(
-        "--model", default="", help="a hub id or a folder (default: the small one shipped here)"
-    )
+    parser.add_argument("--model", default="", help="a hub id or a folder (default: the small one shipped here)")
 
 
 COMMANDS = (

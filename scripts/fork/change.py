@@ -15,6 +15,7 @@ from fork.pip import pip_install, pip_upon, wheelhouse
 from fork.project import Project
 from fork.requirements import Constraint
 
+
 CAUSES = "The conflict is caused by:"
 CAUSE = re.compile(r"^\S+ +(\S+ \S+ depends on .*)$", re.MULTILINE)
 CONSTRAINED = re.compile(r"The user requested \(constraint\) ([A-Za-z0-9._-]+)")

@@ -22,6 +22,7 @@ from fork.pip import clean_environment
 from fork.requirements import met
 from fork.source import Source
 
+
 CHECKED = ("scripts", "overlay/src", "tests", "examples", "benchmarks")
 # A worker a core, each with one thread: more threads than cores wait for each other.
 MOST_WORKERS = 8
@@ -47,26 +48,40 @@ def demo(root: Path, source: Source, model: str) -> NoReturn:
 
 
 def lint(root: Path, source: Source) -> None:
-    """Run ruff and mypy, each of them, whatever another found.
-
-    mypy reads the types of torch and pytest in the research environment; upstream's own sources it skips.
-    """
+    """Run ruff and mypy, each of them, whatever another found."""
     tools = lint_environment(root)
     tools.make()
     with exclusive(root):
         environment = ready_for_tests(root, source)
-    binaries, paths = tools.home / "bin", [path for path in CHECKED if (root / path).is_dir()]
-    checks = (
-        [str(binaries / "ruff"), "check", *paths],
-        [str(binaries / "ruff"), "format", "--check", *paths],
-        [str(binaries / "mypy"), "--python-executable", str(environment.python), *paths],
-    )
-    failed = [check for check in checks if subprocess.run(check, cwd=root, env=clean_environment()).returncode]
-    if failed:
+    ruff, mypy = str(tools.home / "bin" / "ruff"), str(tools.home / "bin" / "mypy")
+    paths = [path for path in CHECKED if (root / path).is_dir()]
+    faults = check(root, [ruff, "check", *paths]) + check(root, [ruff, "format", "--check", *paths])
+    for group, search in type_groups(root):
+        faults += check(root, [mypy, "--python-executable", str(environment.python), *group], MYPYPATH=search)
+    if faults:
         raise ForkError(
-            f"{len(failed)} of {len(checks)} checks found faults (above), expected none",
-            next=f"'{binaries / 'ruff'}' check --fix; '{binaries / 'ruff'}' format; mend the rest; make lint",
+            f"{faults} checks found faults (above), expected none",
+            next=f"'{ruff}' check --fix; '{ruff}' format; mend the rest; make lint",
         )
+
+
+def check(root: Path, command: Sequence[str], **variables: str) -> bool:
+    """Run one check, and say which; whether it found faults."""
+    print(f"== {Path(command[0]).name} {' '.join(command[1:])}")
+    return subprocess.run(command, cwd=root, env=clean_environment() | variables).returncode != 0
+
+
+def type_groups(root: Path) -> Iterator[tuple[list[str], str]]:
+    """What mypy checks in one go, and where it looks for modules besides.
+
+    As in pytest, a test finds its helpers beside it, so each folder of tests is a world of its own, with the
+    overlay in it. The types of torch and pytest come from the research environment.
+    """
+    tests = sorted({file.parent for file in (root / "tests").glob("*/*.py")})
+    others = [path for path in CHECKED if path != "tests" and (root / path).is_dir()]
+    yield [*others, *(str(file.relative_to(root)) for file in (root / "tests").glob("*.py"))], ""
+    for folder in tests:
+        yield ["overlay/src", str(folder.relative_to(root))], str(folder)
 
 
 def ready_for_tests(root: Path, source: Source) -> Environment:

@@ -12,6 +12,7 @@ from pathlib import Path
 from fork.bootstrap import make_venv, tool_environment
 from fork.errors import ForkError
 
+
 UNFINISHED = "fork-unfinished"
 
 

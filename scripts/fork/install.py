@@ -18,6 +18,7 @@ from fork.project import Project
 from fork.requirements import excluding, met, problems, requirements
 from fork.source import Source
 
+
 # What comes along with transformers, and may be replaced by another version for its sake.
 COMPANIONS = ("accelerate", "huggingface-hub", "safetensors", "tokenizers")
 MOVABLE = frozenset(("transformers", *COMPANIONS))

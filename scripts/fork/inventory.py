@@ -17,6 +17,7 @@ from fork.env import Environment, venv_argument
 from fork.errors import ForkError
 from fork.pip import clean_environment
 
+
 PROBE = Path(__file__).with_name("probe.py")
 
 

@@ -23,6 +23,7 @@ from fork.errors import ForkError
 from fork.inventory import Distribution, Inventory, recorded_files
 from fork.requirements import Constraint, Problem, problems, standing
 
+
 NAME = "fork-journal.json"
 
 

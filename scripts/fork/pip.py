@@ -22,6 +22,7 @@ from pathlib import Path
 
 from fork.errors import ForkError
 
+
 # Settings that would send packages somewhere else than into the environment named. Empty: pip ignores the
 # configuration file's value too.
 ELSEWHERE = ("PIP_PREFIX", "PIP_PYTHON", "PIP_ROOT", "PIP_TARGET")

@@ -17,6 +17,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from tiny_upstream import VERSION, Release
 
+
 FORKED = f"{VERSION}+masks.1"
 
 # What the small upstream's environment is made of: name, version, requirements.

@@ -21,6 +21,7 @@ from fork import journal
 from fork.env import Environment, Origin
 from fork.inventory import take
 
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 KILLS = 8
 

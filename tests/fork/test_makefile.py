@@ -16,6 +16,7 @@ import pytest
 from stub_wheels import listing, repack
 from tiny_upstream import git
 
+
 PROJECT = Path(__file__).parents[2]
 
 
