@@ -227,3 +227,23 @@ def test_masks_prepared_by_hand_that_upstream_would_misread_are_refused(ids: Ten
     model = make_model(attn_implementation="eager")
     with pytest.raises(ValueError, match=r"`attention_mask\['full_attention'\]`: got a torch.bool tensor"):
         model(ids, attention_mask={"full_attention": torch.ones(2, 1, 9, 9, dtype=torch.bool)})
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_model_without_a_pattern_still_compiles_to_one_graph(backend: str, ids: Tensor) -> None:
+    model = make_model(attn_implementation=backend)
+    torch.compiler.reset()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_compiled_model_obeys(backend: str, ids: Tensor) -> None:
+    model = make_model(attn_implementation=backend)
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    mask = torch.ones_like(ids).index_fill(1, torch.tensor([0, 1]), 0)
+    with torch.no_grad():
+        for pattern in (STREAMING, PrefixLM(3), Causal() & Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1]))):
+            call = {"attention_mask": mask, "mask_pattern": pattern}
+            torch.testing.assert_close(compiled(ids, **call).logits, model(ids, **call).logits)

@@ -132,7 +132,8 @@ class FlexMask:
             shape = (len(q), q.shape[1], q.shape[2], k.shape[2])
             kwargs["position_bias"] = self.bias.to(q.dtype).expand(shape)
         scores = len(q) * q.shape[1] * q.shape[2] * k.shape[2]
-        if q.device.type == "cpu" and (scores < _WORTH_COMPILING or self.bias is not None):
+        small = q.device.type == "cpu" and (scores < _WORTH_COMPILING or self.bias is not None)
+        if small and not torch.compiler.is_compiling():
             with torch.compiler.set_stance("force_eager"):
                 return function(module, q, k, v, self.blocks, **kwargs)
         try:

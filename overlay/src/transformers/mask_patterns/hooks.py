@@ -183,6 +183,7 @@ class _Forward:
             )
         return Backend(name)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def whole(self, mask: Tensor) -> LayerMasks:
         """The masks of all layers from a caller's 3D or 4D mask."""
         if mask.ndim not in (3, 4):
@@ -202,11 +203,12 @@ class _Forward:
 
         return self._layers(lower, None)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def pattern(self, pattern: Pattern, mask: Tensor | None, data: Mapping[str, Any], position_ids: Any) -> LayerMasks:
         """The masks of all layers from a pattern and a 2D mask of real tokens."""
         backend = self.backend(f"mask_pattern={str(pattern)!r}")
-        memory = _CacheMemory() if self.cache is None else _MEMORIES.setdefault(self.cache, _CacheMemory())
         past, _, kv_length = self._geometry(0)
+        memory = self._memory(past)
         slots = past + self.embeds.shape[1]
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
         memory.position_ids = _position_ids_so_far(memory.position_ids, position_ids, past)
@@ -220,6 +222,14 @@ class _Forward:
             return self._lower(bound, layout, backend)
 
         return self._layers(lower, None if real is None or bool(real.all()) else real)
+
+    def _memory(self, past: int) -> _CacheMemory:
+        """What is known of the tokens in the cache: nothing new where it is empty or was not seen filling."""
+        if self.cache is None:
+            return _CacheMemory()
+        if past == 0:
+            _MEMORIES[self.cache] = _CacheMemory()
+        return _MEMORIES.setdefault(self.cache, _CacheMemory())
 
     def _lower(self, bound: Pattern, layout: Layout, backend: Backend) -> LoweredMask:
         if backend is Backend.FLEX:
