@@ -229,19 +229,26 @@ def test_masks_prepared_by_hand_that_upstream_would_misread_are_refused(ids: Ten
         model(ids, attention_mask={"full_attention": torch.ones(2, 1, 9, 9, dtype=torch.bool)})
 
 
+@pytest.fixture
+def fresh_compiler() -> None:
+    """Nothing compiled before, so that no limit on recompiling is met."""
+    torch.compiler.reset()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
 def test_a_model_without_a_pattern_still_compiles_to_one_graph(backend: str, ids: Tensor) -> None:
     model = make_model(attn_implementation=backend)
-    torch.compiler.reset()
+    compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
-        assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(ids).logits, model(ids).logits)
+        assert torch.equal(compiled(ids).logits, model(ids).logits)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_compiled_model_obeys(backend: str, ids: Tensor) -> None:
     model = make_model(attn_implementation=backend)
-    torch.compiler.reset()
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled: Any = torch.compile(model, backend="aot_eager")
     mask = torch.ones_like(ids).index_fill(1, torch.tensor([0, 1]), 0)
     with torch.no_grad():
         for pattern in (STREAMING, PrefixLM(3), Causal() & Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1]))):
