@@ -23,7 +23,8 @@ from fork.requirements import met
 from fork.source import Source
 
 
-CHECKED = ("scripts", "overlay/src", "tests", "examples", "benchmarks")
+LIBRARIES = ("scripts", "overlay/src")
+CHECKED = (*LIBRARIES, "tests", "examples", "benchmarks")
 # A worker a core, each with one thread: more threads than cores wait for each other.
 MOST_WORKERS = 8
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -74,14 +75,14 @@ def check(root: Path, command: Sequence[str], **variables: str) -> bool:
 def type_groups(root: Path) -> Iterator[tuple[list[str], str]]:
     """What mypy checks in one go, and where it looks for modules besides.
 
-    As in pytest, a test finds its helpers beside it, so each folder of tests is a world of its own, with the
-    overlay in it. The types of torch and pytest come from the research environment.
+    Tests and examples find their helpers beside them, so each of their folders is a world of its own, with
+    the overlay in it. The types of torch and pytest come from the research environment.
     """
-    tests = sorted({file.parent for file in (root / "tests").glob("*/*.py")})
-    others = [path for path in CHECKED if path != "tests" and (root / path).is_dir()]
-    yield [*others, *(str(file.relative_to(root)) for file in (root / "tests").glob("*.py"))], ""
-    for folder in tests:
-        yield ["overlay/src", str(folder.relative_to(root))], str(folder)
+    yield list(LIBRARIES), ""
+    files = (file for place in CHECKED if place not in LIBRARIES for file in (root / place).rglob("*.py"))
+    for folder in sorted({file.parent for file in files}):
+        scripts = sorted(str(file.relative_to(root)) for file in folder.glob("*.py"))
+        yield ["overlay/src", *scripts], str(folder)
 
 
 def ready_for_tests(root: Path, source: Source) -> Environment:

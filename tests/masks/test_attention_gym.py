@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attn_gym.masks  # type: ignore[import-untyped]
+import attn_gym.masks
 import pytest
 import torch
-from attn_gym.masks.document_mask import length_to_offsets  # type: ignore[import-untyped]
+from attn_gym.masks.document_mask import length_to_offsets
 from torch.nn.attention.flex_attention import create_mask
 
 from transformers.mask_patterns import Causal, Document, Pattern, PrefixLM, SlidingWindow, from_function
