@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from random_masks import Said, brute_force, said_patterns, unpadded
 from torch import Tensor
 
-from transformers.mask_patterns import Causal, Pattern, from_function
+from transformers.mask_patterns import (
+    Bidirectional,
+    Causal,
+    Document,
+    Pattern,
+    PrefixLM,
+    Sink,
+    SlidingWindow,
+    from_function,
+)
 from transformers.mask_patterns.checks import first_future_key, first_stale_pair, is_autoregressive
 from transformers.mask_patterns.lowering.dense import visible_grid
 from transformers.mask_patterns.positions import Layout, Rows
@@ -128,6 +137,24 @@ def test_causal_is_never_claimed_wrongly(said: Said) -> None:
     future = brute_force(said, REAL, SLOTS, SLOTS).triu(1).any()
     assert not (said.pattern.causal and future)
     assert not (bound(said).causal and future)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "causal"),
+    [
+        (PrefixLM(3) & SlidingWindow(2), True),  # one part is enough for a meet
+        (PrefixLM(3) | SlidingWindow(2), False),  # a join needs all
+        (Sink(4) | SlidingWindow(2), True),
+        (SlidingWindow(2, symmetric=True), False),
+        (Causal() & (Bidirectional() | Document()), True),
+        (PrefixLM(0), True),
+        (PrefixLM(), False),
+        (~Causal(), False),
+    ],
+    ids=str,
+)
+def test_causal_is_claimed_where_the_pattern_shows_it(pattern: Pattern, causal: bool) -> None:
+    assert pattern.causal == causal
 
 
 @given(interval_patterns | interval_patterns.map(lambda said: said & batch_free))

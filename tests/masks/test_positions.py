@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_masks import Real, Said, brute_force, padded, ranks, said_patterns
 from torch import Tensor
 
-from transformers.mask_patterns import Document, PrefixLM
+from transformers.mask_patterns import Document, Pattern, PrefixLM, from_function
 from transformers.mask_patterns.lowering.dense import visible_grid
 from transformers.mask_patterns.positions import Layout, Rows
 
@@ -210,7 +210,8 @@ def test_data_is_remembered_at_prefill_only() -> None:
     assert seen == []
 
 
-def test_rows_without_a_single_token_see_nothing() -> None:
+@pytest.mark.parametrize("also", [PrefixLM(2), from_function(lambda b, h, q, k: q >= k)], ids=str)
+def test_rows_without_a_single_token_see_nothing(also: Pattern) -> None:
     layout = Layout.of(2, 3, real=torch.zeros(2, 3, dtype=torch.bool))
-    pattern = Document(torch.zeros(2, 3, dtype=torch.long)) | PrefixLM(2)
+    pattern = Document(torch.zeros(2, 3, dtype=torch.long)) | also
     assert not visible_grid(pattern.bind(Rows(layout)), layout, heads=1).any()

@@ -28,8 +28,10 @@ def grid(pattern: Pattern, q: Tensor, k: Tensor, layout: Layout, heads: int) -> 
     ranges = pattern.ranges(q, layout.length)
     if ranges is not None:
         return ranges.where(q >= 0).contains(k)
-    seen = _by_function(pattern, q.clamp(min=0), k.clamp(min=0), layout.batch, heads)
-    return seen & (q >= 0)[:, None, :, None] & (k >= 0)[:, None, None, :]
+    real = (q >= 0)[:, None, :, None] & (k >= 0)[:, None, None, :]
+    if layout.length == 0:  # no row has a token that a function could be asked about
+        return real
+    return _by_function(pattern, q.clamp(min=0), k.clamp(min=0), layout.batch, heads) & real
 
 
 def _by_function(pattern: Pattern, q: Tensor, k: Tensor, batch: int, heads: int) -> Tensor:
