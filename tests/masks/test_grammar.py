@@ -218,9 +218,9 @@ def test_control_characters_never_reach_the_terminal() -> None:
 )
 def test_hostile_text_costs_little(text: str) -> None:
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     refusal(text)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seconds < 1
