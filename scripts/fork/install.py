@@ -91,6 +91,7 @@ def install(root: Path, source: Source = Source.AUTO) -> Environment:
         print(f"transformers {wanted.version} is installed in {environment.home}: nothing to do")
     journal.close(environment)
     warn_of_old_torch(inventory)
+    warn_of_spaces(environment)
     return environment
 
 
@@ -163,3 +164,12 @@ def warn_of_old_torch(inventory: Inventory) -> None:
     for requirement in requirements(transformers, inventory.markers, extra="torch"):
         if requirement.name == "torch" and not met(requirement, torch.version):
             print(f"warning: torch {torch.version} is left; transformers needs torch{requirement.specifier}")
+
+
+def warn_of_spaces(environment: Environment) -> None:
+    """Everything here works in such a path but torch's compiler, which breaks its linker's command there."""
+    if " " in str(environment.home):
+        print(
+            f"warning: torch cannot compile from a path with a space, {environment.home}: torch.compile and "
+            "flex_attention will fail; VENV= can name another"
+        )

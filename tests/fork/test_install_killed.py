@@ -23,7 +23,7 @@ from fork.inventory import take
 
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-KILLS = 8
+KILLS = 7
 
 
 def start(tiny: Tiny) -> subprocess.Popen[bytes]:
@@ -35,10 +35,12 @@ def start(tiny: Tiny) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def killed(tiny: Tiny, moment: Callable[[], None]) -> bool:
-    """Begin an install and kill it, with all its children, at a moment; whether it was still running."""
+def killed(tiny: Tiny, delay: float, ripe: Callable[[], bool] = lambda: True) -> bool:
+    """Begin an install; once it is ripe, and after a delay, kill it with all its children; was it still running?"""
     run = start(tiny)
-    moment()
+    while run.poll() is None and not ripe():
+        time.sleep(0.001)
+    time.sleep(delay)
     alive = run.poll() is None
     if alive:
         os.killpg(run.pid, signal.SIGKILL)
@@ -86,7 +88,7 @@ def test_killed_at_any_moment_from_nothing(
         if kill < KILLS // 2:
             shutil.rmtree(home, ignore_errors=True)
             shutil.rmtree(tiny.checkout, ignore_errors=True)
-        hits += killed(tiny, lambda: time.sleep(draw.uniform(0, whole_run)))
+        hits += killed(tiny, draw.uniform(0, whole_run))
     assert hits >= KILLS // 2
     put_right(tiny, home)
 
@@ -104,23 +106,25 @@ def test_killed_while_packages_are_replaced(tiny: Tiny, home: Path, wheels: Path
     log = tiny.root / ".fork" / "pip.log"
     draw, harmed = random.Random(3), 0
 
-    def replacing() -> None:
+    def changing() -> bool:
         """Not indented, it is the environment's turn and not that of the build's own."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if log.exists() and re.search(r"^\S+ Installing collected", log.read_text(), re.MULTILINE):
-                break
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.35))
+        return log.exists() and bool(re.search(r"^\S+ Installing collected", log.read_text(), re.MULTILINE))
+
+    def replacing() -> bool:
+        """pip has just put something aside."""
+        return any(entry.startswith("~") for entry in os.listdir(place))
 
     for kill in range(KILLS):
-        if kill % 3 == 0:
+        log.unlink(missing_ok=True)
+        if kill % 2 == 0:
             shutil.rmtree(home, ignore_errors=True)
             put(bare_venv(home), *stubs(wheels, *names), datasets)
-        log.unlink(missing_ok=True)
-        killed(tiny, replacing)
+            place = site(home)
+            killed(tiny, draw.uniform(0, 0.05), replacing)
+        else:
+            killed(tiny, draw.uniform(0, 0.35), changing)
         harmed += harm(home)
-    assert harmed >= 2, "no kill left anything to mend"
+    assert harmed, "no kill left anything to mend"
     put_right(tiny, home)
     shown = versions(home)
     assert (shown["torch"], shown["datasets"], shown["huggingface-hub"]) == ("2.6.0", "4.0.0", "1.5.0")
