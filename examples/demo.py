@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import re
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -31,12 +33,12 @@ TINY = Path(__file__).parent / "tiny_qwen3"
 CONTEXT, SCORED_FROM, PROMPT, NEW_TOKENS = 384, 128, 48, 48
 TOLERANCE = 1e-3  # cached and uncached float32 logits sum in another order
 
-# Each mask beside a smaller one of its kind, whose shape shows in 16 tokens.
+# Each mask beside a smaller one of its kind, whose shape shows in 8 tokens.
 MASKS: tuple[tuple[Pattern, Pattern], ...] = (
     (Causal(), Causal()),
-    (Sink(4) | SlidingWindow(32), Sink(1) | SlidingWindow(4)),
-    (SlidingWindow(32), SlidingWindow(4)),
-    (PrefixLM(PROMPT), PrefixLM(6)),
+    (Sink(4) | SlidingWindow(8), Sink(1) | SlidingWindow(3)),
+    (SlidingWindow(8), SlidingWindow(3)),
+    (PrefixLM(PROMPT), PrefixLM(3)),
 )
 
 
@@ -63,11 +65,13 @@ def main(argv: list[str] | None = None) -> int:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     text = (TINY / "heldout.txt").read_text(encoding="utf-8")
     ids = tokenizer(text, return_tensors="pt").input_ids
-    console.print(f"[bold]{path}[/]: {sum(p.numel() for p in model.parameters()):,} parameters")
+    shown = os.path.relpath(path) if os.path.exists(path) else path
+    console.print(f"[bold]{shown}[/]: {sum(p.numel() for p in model.parameters()):,} parameters")
     results = [look(model, tokenizer, ids, *mask) for mask in track(MASKS, "masks", console=console)]
     report(console, results, tokenizer.decode(ids[0, :PROMPT]))
     if arguments.svg:
-        console.save_svg(arguments.svg, title="make demo")
+        no_web_fonts = re.sub(r"@font-face {{.*?}}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+        console.save_svg(arguments.svg, title="make demo", code_format=no_web_fonts)
     return 0 if all(result.cache_error < TOLERANCE for result in results) else 1
 
 
@@ -89,11 +93,13 @@ def look(model: Any, tokenizer: Any, ids: Tensor, pattern: Pattern, small: Patte
 def perplexity(model: Any, ids: Tensor, pattern: Pattern) -> float:
     """Perplexity of held-out windows, from their 128th token on: no mask here shows a scored token its own label."""
     windows = ids[0, : len(ids[0]) // CONTEXT * CONTEXT].view(-1, CONTEXT)[:16]
-    loss = torch.tensor(0.0)
-    for window in windows:
-        logits = model(window[None], mask_pattern=pattern).logits[0, SCORED_FROM - 1 : -1]
-        loss += torch.nn.functional.cross_entropy(logits, window[SCORED_FROM:]) / len(windows)
-    return math.exp(loss)
+    losses = [
+        torch.nn.functional.cross_entropy(
+            model(window[None], mask_pattern=pattern).logits[0, SCORED_FROM - 1 : -1], window[SCORED_FROM:]
+        )
+        for window in windows
+    ]
+    return math.exp(torch.stack(losses).mean())
 
 
 @torch.no_grad()
@@ -113,18 +119,34 @@ def generate(model: Any, prompt: Tensor, pattern: Pattern) -> tuple[Tensor, floa
     return out.sequences[0], float((torch.stack(out.logits, dim=1) - whole).abs().max())
 
 
-def report(console: Console, results: Iterable[Result], prompt: str) -> None:
-    """Print a picture and a line per mask, then the continuations."""
-    table = Table("mask", "its kind, small", "perplexity", "cached = uncached", "autoregressive", show_lines=True)
-    for result in results:
-        agrees = f"{'yes' if result.cache_error < TOLERANCE else '[red]NO[/]'}, to {result.cache_error:.0e}"
-        causal = "yes" if result.future is None else "no: {} sees {}".format(*result.future)
-        picture = f"{result.small}\n{draw.text(result.small.dense(16))}"
-        table.add_row(str(result.pattern), picture, f"{result.perplexity:.2f}", agrees, causal)
+def report(console: Console, results: list[Result], prompt: str) -> None:
+    """Print a column per mask, then the continuations."""
+    table = Table(*(str(result.pattern) for result in results))
+    table.add_row(*map(picture, results), end_section=True)
+    table.add_row(*(f"perplexity {result.perplexity:.2f}" for result in results), end_section=True)
+    table.add_row(*map(cache_verdict, results), end_section=True)
+    table.add_row(*map(future_verdict, results))
     console.print(table)
     console.print(f"[bold]A held-out text begins[/] {prompt!r}, and goes on greedily under", highlight=False)
     for result in results:
         console.print(f"[bold]{result.pattern}[/]: {result.continuation!r}", highlight=False)
+
+
+def picture(result: Result) -> str:
+    """The mask's shape on 8 tokens."""
+    drawn = draw.text(result.small.dense(8))
+    return drawn if result.small == result.pattern else f"{drawn}\n(as {result.small})"
+
+
+def cache_verdict(result: Result) -> str:
+    """Whether decoding with a cache gives the logits of one whole forward."""
+    agree = "[green]cached decoding agrees[/]" if result.cache_error < TOLERANCE else "[red]cached decoding DIFFERS[/]"
+    return f"{agree} to {result.cache_error:.0e}"
+
+
+def future_verdict(result: Result) -> str:
+    """Whether the mask is autoregressive, or else the first query and key that show it is not."""
+    return "autoregressive" if result.future is None else "not autoregressive: {} sees {}".format(*result.future)
 
 
 if __name__ == "__main__":

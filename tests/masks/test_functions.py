@@ -114,3 +114,10 @@ def test_a_users_own_error_is_left_as_it_is() -> None:
 def test_checks_ask_a_function_for_every_pair() -> None:
     assert is_autoregressive(from_function(FUNCTIONS["causal"][0]), LENGTH)
     assert first_future_key(from_function(lambda b, h, q, k: (k <= q) | ((q == 2) & (k == 4))), LENGTH) == (2, 4)
+
+
+def test_the_checks_ask_every_head() -> None:
+    looks_ahead = from_function(lambda b, h, q, k: (k <= q) | ((h == 2) & (k == q + 1)))
+    assert is_autoregressive(looks_ahead, LENGTH)  # head 0 alone
+    assert first_future_key(looks_ahead, LENGTH, heads=HEADS) == (0, 1)
+    assert not is_autoregressive(looks_ahead, LENGTH, heads=HEADS)

@@ -82,7 +82,7 @@ def outputs() -> Iterator[tuple[str, Tensor]]:
                 for run in (training, cached):
                     for i, tensor in enumerate(run(model, ids, mask)):
                         yield f"{name} {kind} {backend} {run.__name__} {i}", tensor
-            if "float32" in name and "sliding" not in name:
+            if "full torch.float32" in name and kind != "right":  # each shape takes seconds to compile
                 yield from flexible(f"{name} {kind} flex", model, ids, mask)
 
 

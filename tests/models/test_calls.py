@@ -154,8 +154,8 @@ def test_models_generated_from_qwen2_take_a_pattern(ids: Tensor) -> None:
     model = SmolLM3ForCausalLM(SmolLM3Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
     with torch.no_grad():
         got = model(ids, mask_pattern=Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1])) & Causal()).logits
-        alone = model(ids[:, :4]).logits
-    torch.testing.assert_close(got[:, :4], alone)
+        alone = model(ids[:, 4:]).logits  # the second document, which plain causal attention would not keep apart
+    torch.testing.assert_close(got[:, 4:], alone)
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
@@ -185,6 +185,18 @@ def test_a_pattern_and_a_whole_mask_are_refused_together(ids: Tensor) -> None:
         ({"mask_pattern": torch.ones(9, 9)}, "`mask_pattern`: got Tensor; expected a pattern"),
         ({"mask_pattern": "sink(4) |"}, "expected a pattern"),
         ({"mask_inputs": {"document_ids": torch.zeros(2, 9)}}, "`mask_inputs`: got .'document_ids'.; expected a mask"),
+        (
+            {"mask_pattern": Causal(), "mask_inputs": {"document_ids": torch.zeros(2, 9).long()}},
+            "'causal' does not: spell",
+        ),
+        (
+            {"mask_pattern": PrefixLM(), "mask_inputs": {"prefix_length": torch.ones(2).long()}},
+            "`prefix_lengths`: got noth",
+        ),
+        (
+            {"mask_pattern": PrefixLM(2), "mask_inputs": {"prefix_lengths": torch.ones(2).long()}},
+            r"'prefix_lm\(2\)' does not",
+        ),
         ({"mask_pattern": Document()}, None),
         ({"mask_pattern": PrefixLM()}, "`prefix_lengths`: got nothing; expected data for PrefixLM"),
         (
@@ -232,7 +244,7 @@ def test_masks_prepared_by_hand_that_upstream_would_misread_are_refused(ids: Ten
 @pytest.fixture
 def fresh_compiler() -> None:
     """Nothing compiled before, so that no limit on recompiling is met."""
-    torch.compiler.reset()  # type: ignore[no-untyped-call]
+    torch.compiler.reset()
 
 
 @pytest.mark.usefixtures("fresh_compiler")

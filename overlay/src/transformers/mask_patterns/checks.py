@@ -9,15 +9,21 @@ from .pattern import Pattern
 from .positions import Layout
 
 
-def first_future_key(pattern: Pattern, length: int, **inputs: Tensor) -> tuple[int, int] | None:
+def first_future_key(pattern: Pattern, length: int, *, heads: int = 1, **inputs: Tensor) -> tuple[int, int] | None:
     """The first `(query, key)` in `length` tokens whose key is the later; None: the pattern is autoregressive.
 
     A pattern that sees the future can be trained and evaluated, but a next-token loss may read its own labels, and
     step-by-step decoding is not what one long forward computes.
+
+    Args:
+        pattern: any; a user's function may look at the head, so say how many `heads` there are.
+        length: tokens per row.
+        heads: query heads.
+        inputs: per-sample data, as for `Pattern.dense`.
     """
     if pattern.causal:
         return None
-    future = pattern.dense(length, **inputs).triu(1).any(0).any(0).nonzero()
+    future = pattern.dense(length, heads=heads, **inputs).triu(1).any(0).any(0).nonzero()
     return None if len(future) == 0 else (int(future[0, 0]), int(future[0, 1]))
 
 
@@ -41,6 +47,6 @@ def first_stale_pair(pattern: Pattern, layout: Layout, heads: int) -> tuple[int,
     return int(before[min(row, len(before) - 1), q]), int(now[min(row, len(now) - 1), k])
 
 
-def is_autoregressive(pattern: Pattern, length: int, **inputs: Tensor) -> bool:
-    """Whether no query among `length` tokens sees a later key."""
-    return first_future_key(pattern, length, **inputs) is None
+def is_autoregressive(pattern: Pattern, length: int, *, heads: int = 1, **inputs: Tensor) -> bool:
+    """Whether no query among `length` tokens sees a later key, in any of the heads."""
+    return first_future_key(pattern, length, heads=heads, **inputs) is None

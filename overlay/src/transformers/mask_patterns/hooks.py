@@ -217,7 +217,9 @@ class _Forward:
             data["input_ids"] = None  # earlier tokens are not known here
 
         def lower(layout: Layout) -> LoweredMask:
-            bound = pattern.bind(Rows(layout, data, memory.per_token))
+            rows = Rows(layout, data, memory.per_token)
+            bound = pattern.bind(rows)
+            rows.require_all_read(pattern)
             self._check_cache(pattern, bound, layout)
             return self._lower(bound, layout, backend)
 

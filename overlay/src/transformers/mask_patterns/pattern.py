@@ -65,24 +65,28 @@ class Pattern(ABC):
         """`visible` with its arguments in FlexAttention's order."""
         return self.visible(q, k, batch, head)
 
-    def dense(self, length: int, **inputs: Tensor) -> Tensor:
+    def dense(self, length: int, *, heads: int = 1, **inputs: Tensor) -> Tensor:
         """The whole mask, for looking and testing: bool `(batch or 1, heads or 1, length, length)`.
 
         Args:
             length: tokens per row, none of them padding.
+            heads: query heads, for a user's function that tells them apart.
             inputs: what would be `mask_inputs`, e.g. `document_ids=...`, integers `(batch, length)`.
         """
         from .lowering.dense import visible_grid
 
         batches = [len(data) for data in inputs.values() if isinstance(data, Tensor) and data.ndim]
         layout = Layout.of(max([_bound_rows(self), *batches]), length)
-        return visible_grid(self.bind(Rows(layout, inputs)), layout, heads=1)
+        rows = Rows(layout, inputs)
+        bound = self.bind(rows)
+        rows.require_all_read(self)
+        return visible_grid(bound, layout, heads)
 
-    def show(self, length: int, **inputs: Tensor) -> None:
-        """Print the mask for `length` tokens: a row per query, a column per key. `inputs` as for `dense`."""
+    def show(self, length: int, *, heads: int = 1, **inputs: Tensor) -> None:
+        """Print the mask for `length` tokens: a row per query, a column per key. Arguments as for `dense`."""
         from .draw import text
 
-        print(text(self.dense(length, **inputs)))
+        print(text(self.dense(length, heads=heads, **inputs)))
 
     @staticmethod
     def parse(text: str) -> Pattern:

@@ -16,6 +16,9 @@ from torch import Tensor
 from .errors import bad_argument
 
 
+_GIVEN_ANYWAY = {"input_ids", "position_ids"}  # every forward has them, whether or not the pattern looks
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Where the tokens of one forward lie.
@@ -108,11 +111,25 @@ class Rows:
             `prefix_lengths`, integers `(batch,)`, `position_ids`, integers `(batch, slots)`.
         at_prefill: per-token data seen in earlier forwards of the same cache. Only such data may be shorter than the
             row by now: new tokens then go on as the last one. Data of the wrong size is never stretched.
+        read: names of `inputs` that a pattern has asked for.
     """
 
     layout: Layout
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     at_prefill: list[Tensor] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+
+    def require_all_read(self, pattern: object) -> None:
+        """Refuse data that no part of the pattern has read: misspelled, or meant for a pattern that is not there.
+
+        Raises:
+            ValueError: names the data and the pattern.
+        """
+        unread = sorted(set(self.inputs) - self.read - _GIVEN_ANYWAY)
+        if unread:
+            expected = "document_ids, prefix_lengths or input_ids, as far as the pattern reads them"
+            remedy = f"mask_pattern={str(pattern)!r} does not: spell it right, add its pattern, or leave it out."
+            raise bad_argument("mask_inputs", unread, expected, remedy)
 
     def per_row(self, name: str, own: Tensor | None = None) -> Tensor | None:
         """One integer per row, int64 `(batch,)`, from the pattern itself or from `mask_inputs`; None if neither."""
@@ -144,6 +161,8 @@ class Rows:
         return self.layout.by_position(data)
 
     def _find(self, name: str, own: Tensor | None) -> Tensor | None:
+        if own is None:
+            self.read.add(name)
         data = own if own is not None else self.inputs.get(name)
         if data is None:
             return None

@@ -76,25 +76,13 @@ class Ranges:
 
 
 def _canonical(start: Tensor, end: Tensor, length: int) -> Ranges:
-    """Sort, drop empty intervals, join those that touch. Intervals given must not overlap."""
+    """Sort, and drop empty intervals. Those given neither overlap nor touch: `&` and `~` of canonical ones do not."""
     empty = start >= end
     start, end = start.where(~empty, length), end.where(~empty, length)
     start, order = start.sort(dim=2, stable=True)
     end = end.gather(2, order)
-    if start.shape[2] > 1:
-        start, end = _join_touching(start, end, length)
     used = max(1, int((start < end).sum(2).max())) if start.numel() else 1
     return Ranges(start[:, :, :used], end[:, :, :used], length)
-
-
-def _join_touching(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """`[a, b) [b, c)` becomes `[a, c)`: ends and starts that meet are dropped, and the rest paired again."""
-    continues = torch.zeros_like(start, dtype=torch.bool)
-    continues[:, :, 1:] = (start[:, :, 1:] == end[:, :, :-1]) & (start[:, :, 1:] < end[:, :, 1:])
-    continued = continues.roll(-1, dims=2)
-    kept_start = start.masked_fill(continues, length).sort(dim=2).values
-    kept_end = end.masked_fill(continued, length).sort(dim=2).values
-    return kept_start, kept_end
 
 
 def _padded_alike(a: Ranges, b: Ranges) -> list[tuple[Tensor, Tensor]]:
