@@ -135,7 +135,7 @@ def report(console: Console, results: list[Result], prompt: str) -> None:
 def picture(result: Result) -> str:
     """The mask's shape on 8 tokens."""
     drawn = draw.text(result.small.dense(8))
-    return drawn if result.small == result.pattern else f"{drawn}\n(as {result.small})"
+    return drawn if result.small == result.pattern else f"{drawn}\nlike\n{result.small}"
 
 
 def cache_verdict(result: Result) -> str:
