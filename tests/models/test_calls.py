@@ -12,6 +12,8 @@ from small_models import BACKENDS, FAMILIES, make_model
 from torch import Tensor
 
 from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
     Qwen2ForSequenceClassification,
     Qwen3ForCausalLM,
     Qwen3Model,
@@ -156,6 +158,16 @@ def test_models_generated_from_qwen2_take_a_pattern(ids: Tensor) -> None:
         got = model(ids, mask_pattern=Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1])) & Causal()).logits
         alone = model(ids[:, 4:]).logits  # the second document, which plain causal attention would not keep apart
     torch.testing.assert_close(got[:, 4:], alone)
+
+
+def test_a_model_that_does_not_take_a_pattern_refuses_it(ids: Tensor) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4)).eval()
+    for call in ({"mask_pattern": STREAMING}, {"mask_inputs": {"document_ids": torch.zeros_like(ids)}}):
+        with pytest.raises(UnsupportedMaskError, match="LlamaAttention belongs to a model that does not take one"):
+            model(ids, **call)
+        with pytest.raises(UnsupportedMaskError, match="LlamaAttention belongs to a model that does not take one"):
+            model.generate(ids, max_new_tokens=2, pad_token_id=0, **call)
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])

@@ -56,8 +56,17 @@ def attend(
     *args: Any,
     **kwargs: Any,
 ) -> AttentionOutput:
-    """Call `function`, upstream's own, with the mask of this layer; masks that are not ours pass unchanged."""
+    """Call `function`, upstream's own, with the mask of this layer; masks that are not ours pass unchanged.
+
+    Raises:
+        UnsupportedMaskError: `mask_pattern` has come this far, as the model's forward does not ask for it.
+    """
     if not isinstance(attention_mask, LayerMasks):
+        if kwargs.get("mask_pattern") is not None or kwargs.get("mask_inputs") is not None:
+            raise UnsupportedMaskError(
+                f"`mask_pattern`: {type(module).__name__} belongs to a model that does not take one, and would ignore "
+                "it. Qwen2 and Qwen3 do."
+            )
         return function(module, q, k, v, attention_mask, *args, **kwargs)
     return attention_mask[module.layer_idx].attend(function, module, q, k, v, **kwargs)
 

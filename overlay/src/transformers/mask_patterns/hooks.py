@@ -101,7 +101,7 @@ def masks(
         _check_combination(pattern, attention_mask)
         if forward.is_flash and pattern == Causal() and "sliding_attention" not in forward.layer_types:
             return attention_mask
-        lowered = forward.pattern(pattern, attention_mask, {"input_ids": input_ids, **inputs}, position_ids)
+        lowered = forward.pattern(pattern, attention_mask, input_ids, position_ids, inputs)
     return dict.fromkeys(forward.layer_types, lowered)
 
 
@@ -204,17 +204,23 @@ class _Forward:
         return self._layers(lower, None)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def pattern(self, pattern: Pattern, mask: Tensor | None, data: Mapping[str, Any], position_ids: Any) -> LayerMasks:
+    def pattern(
+        self,
+        pattern: Pattern,
+        mask: Tensor | None,
+        input_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs: Mapping[str, Tensor],
+    ) -> LayerMasks:
         """The masks of all layers from a pattern and a 2D mask of real tokens."""
         backend = self.backend(f"mask_pattern={str(pattern)!r}")
         past, _, kv_length = self._geometry(0)
-        memory = self._memory(past)
         slots = past + self.embeds.shape[1]
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
+        memory = self._memory(past)
         memory.position_ids = _position_ids_so_far(memory.position_ids, position_ids, past)
-        data = {**data, "position_ids": memory.position_ids}
-        if past and "input_ids" in data and data["input_ids"] is not None and data["input_ids"].shape[1] != slots:
-            data["input_ids"] = None  # earlier tokens are not known here
+        known = {"input_ids": None if past else input_ids, "position_ids": memory.position_ids}
+        data = {**{name: tensor for name, tensor in known.items() if tensor is not None}, **inputs}
 
         def lower(layout: Layout) -> LoweredMask:
             rows = Rows(layout, data, memory.per_token)
