@@ -164,8 +164,8 @@ def print_table(proofs: list[Proof]) -> None:
     table = Table(*(Column(name, overflow="fold") for name in ("patch", "test", "with it", "without it", "")))
     for proof in proofs:
         table.add_row(
-            proof.patch,
-            proof.test,
+            proof.patch.partition("-")[0],  # the progress lines above name patch and test in full
+            proof.test.partition("::")[2],
             proof.whole.value,
             proof.without.value,
             "proved" if proof.holds else "NOT PROVED",
