@@ -195,6 +195,16 @@ def test_a_pattern_replaces_the_window_of_sliding_layers_too(ids: Tensor) -> Non
         close(model(ids, mask_pattern=Causal(), use_cache=False).logits, expected(model, ids, Causal()))
 
 
+@every_backend
+def test_a_pattern_counts_more_than_the_is_causal_of_config_and_call(backend: str, ids: Tensor) -> None:
+    model = make_model(attn_implementation=backend)
+    with torch.no_grad():
+        want = model(ids, mask_pattern=Causal(), is_causal=True).logits
+        close(model(ids, mask_pattern=Causal(), is_causal=False).logits, want)
+        model.config.is_causal = False
+        close(model(ids, mask_pattern=Causal()).logits, want)
+
+
 def test_documents_follow_from_position_ids_that_start_again(ids: Tensor) -> None:
     model = make_model(attn_implementation="sdpa")
     starts_again = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]])

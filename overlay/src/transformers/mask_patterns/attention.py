@@ -78,7 +78,7 @@ class NativeCausal:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
-        return function(module, q, k, v, None, **kwargs)
+        return function(module, q, k, v, None, **{**kwargs, "is_causal": True})  # whatever the config says
 
 
 @dataclass(frozen=True, eq=False)

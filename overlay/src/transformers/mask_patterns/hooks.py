@@ -99,7 +99,7 @@ def masks(
         lowered = forward.whole(attention_mask)
     else:
         _check_combination(pattern, attention_mask)
-        if forward.is_flash and pattern == Causal() and "sliding_attention" not in forward.layer_types:
+        if pattern == Causal() and forward.is_plain_flash:
             return attention_mask
         lowered = forward.pattern(pattern, attention_mask, input_ids, position_ids, inputs)
     return dict.fromkeys(forward.layer_types, lowered)
@@ -165,8 +165,10 @@ class _Forward:
         return set(getattr(self.config, "layer_types", None) or ["full_attention"])
 
     @property
-    def is_flash(self) -> bool:
-        return "flash" in str(self.config._attn_implementation)
+    def is_plain_flash(self) -> bool:
+        """Whether upstream would run plain causal FlashAttention in every layer."""
+        causal = getattr(self.config, "is_causal", True) and "sliding_attention" not in self.layer_types
+        return causal and "flash" in str(self.config._attn_implementation)
 
     @property
     def heads(self) -> int:
