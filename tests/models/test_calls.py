@@ -29,6 +29,7 @@ from transformers.mask_patterns import (
     Sink,
     SlidingWindow,
     UnsupportedMaskError,
+    hooks,
 )
 
 
@@ -168,6 +169,30 @@ def test_a_model_that_does_not_take_a_pattern_refuses_it(ids: Tensor) -> None:
             model(ids, **call)
         with pytest.raises(UnsupportedMaskError, match="LlamaAttention belongs to a model that does not take one"):
             model.generate(ids, max_new_tokens=2, pad_token_id=0, **call)
+
+
+def test_a_config_of_a_model_that_does_not_take_a_pattern_refuses_it() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
+    config = LlamaConfig(**sizes, num_attention_heads=4, mask_pattern="sink(4)")
+    with pytest.raises(UnsupportedMaskError, match=r"LlamaConfig: mask_pattern='sink\(4\)' would be ignored"):
+        LlamaForCausalLM(config)
+
+
+def test_attention_functions_take_their_arguments_as_before() -> None:
+    def function(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float = 1) -> Any:
+        return module, query, key, value, attention_mask, scaling
+
+    wrapped: Any = hooks.attention_function(function)
+    assert wrapped(0, 1, 2, 3, 4, 5) == (0, 1, 2, 3, 4, 5)
+    assert wrapped(0, query=1, key=2, value=3, attention_mask=4, scaling=5) == (0, 1, 2, 3, 4, 5)
+    assert wrapped(module=0, query=1, key=2, value=3, attention_mask=None) == (0, 1, 2, 3, None, 1)
+
+
+@pytest.mark.parametrize("backend", ["paged|sdpa", "paged|eager"])
+def test_masks_of_continuous_batching_are_left_alone(backend: str, ids: Tensor) -> None:
+    model, mask = make_model(), torch.zeros(1, 1, 9, 12)
+    model.config._attn_implementation = backend
+    assert hooks.masks(model.model, mask, ids, model.model.embed_tokens(ids), None, None, {}) is mask
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])

@@ -46,29 +46,21 @@ class LayerMasks:
         return self.masks[layer]
 
 
-def attend(
-    function: AttentionFunction,
-    module: Any,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attention_mask: Any,
-    *args: Any,
-    **kwargs: Any,
-) -> AttentionOutput:
-    """Call `function`, upstream's own, with the mask of this layer; masks that are not ours pass unchanged.
+def attend(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionOutput:
+    """Call `function`, upstream's own, with the mask of this layer; calls without masks of ours pass unchanged.
 
     Raises:
         UnsupportedMaskError: `mask_pattern` has come this far, as the model's forward does not ask for it.
     """
-    if not isinstance(attention_mask, LayerMasks):
-        if kwargs.get("mask_pattern") is not None or kwargs.get("mask_inputs") is not None:
-            raise UnsupportedMaskError(
-                f"`mask_pattern`: {type(module).__name__} belongs to a model that does not take one, and would ignore "
-                "it. Qwen2 and Qwen3 do."
-            )
-        return function(module, q, k, v, attention_mask, *args, **kwargs)
-    return attention_mask[module.layer_idx].attend(function, module, q, k, v, **kwargs)
+    given = kwargs["attention_mask"] if "attention_mask" in kwargs else args[4] if len(args) > 4 else None
+    if isinstance(given, LayerMasks):
+        module, q, k, v, _ = args  # so the models call it whose forward makes these masks
+        return given[module.layer_idx].attend(function, module, q, k, v, **kwargs)
+    if kwargs.get("mask_pattern") is not None or kwargs.get("mask_inputs") is not None:
+        model = f"{type(args[0]).__name__} belongs to a model that" if args else "this model"
+        can = "Qwen2 and Qwen3 do."
+        raise UnsupportedMaskError(f"`mask_pattern`: {model} does not take one, and would ignore it. {can}")
+    return function(*args, **kwargs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from inspect import getattr_static
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from .attention import AttentionFunction, EagerMask, FlexMask, LayerMasks, LoweredMask, NativeCausal, SdpaMask, attend
 from .checks import first_stale_pair
+from .config import ConfigPattern
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import real_tokens, whole_mask
 from .grammar import parse
@@ -52,7 +54,17 @@ def attention_function(function: AttentionFunction) -> AttentionFunction:
 
 
 def adopt(model: Any) -> None:
-    """At the end of a model's construction: its base model may then ask the owner's `get_mask_pattern`."""
+    """At the end of a model's construction: its base model may then ask the owner's `get_mask_pattern`.
+
+    Raises:
+        UnsupportedMaskError: the config says a mask pattern, but is of a model that does not ask for it.
+    """
+    said = model.config.__dict__.get("mask_pattern")
+    if said is not None and not isinstance(getattr_static(type(model.config), "mask_pattern", None), ConfigPattern):
+        kind = type(model.config).__name__
+        raise UnsupportedMaskError(
+            f"{kind}: mask_pattern={said!r} would be ignored by this model. Qwen2 and Qwen3 take one."
+        )
     base = getattr(model, "base_model", model)
     if base is not model and hasattr(type(model), "get_mask_pattern"):
         object.__setattr__(base, "get_mask_pattern", model.get_mask_pattern)
@@ -94,7 +106,7 @@ def masks(
             remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
             raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
         _check_prepared(attention_mask, model.config)
-        if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2:
+        if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
             return attention_mask
         lowered = forward.whole(attention_mask)
     else:
@@ -169,6 +181,11 @@ class _Forward:
         """Whether upstream would run plain causal FlashAttention in every layer."""
         causal = getattr(self.config, "is_causal", True) and "sliding_attention" not in self.layer_types
         return causal and "flash" in str(self.config._attn_implementation)
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether this is continuous batching, which makes 4D masks of its own for its own attention functions."""
+        return str(self.config._attn_implementation).startswith("paged|")
 
     @property
     def heads(self) -> int:
