@@ -11,6 +11,7 @@ import torch
 from small_models import BACKENDS, FAMILIES, UPSTREAM_BACKENDS, make_model
 from torch import Tensor
 
+from transformers import StaticCache
 from transformers.mask_patterns import UnsupportedMaskError
 
 
@@ -140,6 +141,16 @@ def test_a_4d_mask_covers_the_cache_too(backend: str, ids: Tensor) -> None:
         first = model(ids[:, :6], attention_mask=mask[:, :, :6, :6], use_cache=True)
         then = model(ids[:, 6:], attention_mask=mask[:, :, 6:], past_key_values=first.past_key_values)
     assert_close(torch.cat([first.logits, then.logits], dim=1), expected(model, ids, mask))
+
+
+@every_backend
+def test_a_4d_mask_cannot_show_slots_that_a_static_cache_has_not_filled(backend: str, ids: Tensor) -> None:
+    model = make_model(attn_implementation=backend)
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    everything = torch.ones(2, 1, 9, 16, dtype=torch.bool)
+    with torch.no_grad():
+        got = model(ids, attention_mask=everything, past_key_values=cache).logits
+    assert_close(got, expected(model, ids, everything[..., :9]))
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])

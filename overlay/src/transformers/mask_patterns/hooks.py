@@ -6,7 +6,7 @@ What differs between upstream versions is translated here; nothing below this mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from inspect import getattr_static
@@ -214,6 +214,7 @@ class _Forward:
 
         def lower(layout: Layout) -> LoweredMask:
             given = whole_mask(mask, layout, self.heads, self.embeds.dtype)
+            given = replace(given, visible=given.visible & (layout.keys >= 0)[:, None, None])  # static: unfilled slots
             if backend is Backend.EAGER:
                 return EagerMask.of(given.visible, self.embeds.dtype, given.bias)
             if backend is Backend.SDPA:
