@@ -234,6 +234,10 @@ def test_a_pattern_and_a_whole_mask_are_refused_together(ids: Tensor) -> None:
             {"mask_pattern": PrefixLM(2), "mask_inputs": {"prefix_lengths": torch.ones(2).long()}},
             r"'prefix_lm\(2\)' does not",
         ),
+        (
+            {"mask_pattern": Document(), "mask_inputs": {"document_ids": None}},
+            r"`mask_inputs`: got None for \['document_ids'",
+        ),
         ({"mask_pattern": Document()}, None),
         ({"mask_pattern": PrefixLM()}, "`prefix_lengths`: got nothing; expected data for PrefixLM"),
         (

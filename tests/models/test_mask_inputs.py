@@ -133,6 +133,15 @@ def test_a_bias_is_added_to_the_scores_of_its_own_head(
     assert_close(got, expected(model, ids, mask, bias), dtype)
 
 
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_learned_bias_is_trained_from_zero(backend: str, ids: Tensor) -> None:
+    learned = torch.zeros(1, 4, 9, 9, requires_grad=True)
+    mask = learned.masked_fill(~causal(9), -torch.inf)
+    make_model(attn_implementation=backend)(ids, attention_mask=mask).logits.logsumexp(-1).sum().backward()
+    assert learned.grad is not None
+    assert learned.grad.abs().max() > 0
+
+
 @every_backend
 def test_a_4d_mask_covers_the_cache_too(backend: str, ids: Tensor) -> None:
     model = make_model(attn_implementation=backend)

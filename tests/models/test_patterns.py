@@ -23,6 +23,7 @@ from transformers.mask_patterns import (
     SlidingWindow,
     UnsupportedMaskError,
     from_function,
+    hooks,
 )
 
 
@@ -259,3 +260,37 @@ def test_a_backend_that_cannot_express_a_pattern_says_so(backend: str, ids: Tens
         UnsupportedMaskError, match=r"cannot obey mask_pattern='sink\(4\)'.*'eager', 'sdpa', 'flex_attention'"
     ):
         model(ids, mask_pattern=Sink(4))
+
+
+def test_flash_attention_takes_plain_causal_as_it_is_and_nothing_that_upstream_would_read_into_it(ids: Tensor) -> None:
+    model = make_model()
+    model.config._attn_implementation = "flash_attention_2"  # its package needs a GPU
+    embeds, mask = model.model.embed_tokens(ids), torch.ones_like(ids)
+    plain, again = torch.arange(9)[None], torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
+    call = {"mask_pattern": Causal()}
+    assert hooks.masks(model.model, mask, ids, embeds, plain, None, dict(call)) is mask
+    assert hooks.masks(model.model, None, ids, embeds, plain, None, dict(call)) is None
+    with pytest.raises(UnsupportedMaskError, match="cannot obey mask_pattern='causal'"):
+        hooks.masks(model.model, None, ids, embeds, again, None, dict(call))
+
+
+def test_token_ids_given_for_the_prompt_do_not_stand_for_generated_tokens(ids: Tensor) -> None:
+    model, pattern = make_model(), Causal() & Document(separator=5)
+    with pytest.raises(ValueError, match="`input_ids`: got shape"):
+        model.generate(ids, max_new_tokens=3, pad_token_id=0, mask_pattern=pattern, mask_inputs={"input_ids": ids})
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_cache_that_holds_other_keys_than_it_announced_is_refused(backend: str, ids: Tensor) -> None:
+    sliding: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 1, "max_window_layers": 0}
+    model = make_model(attn_implementation=backend, **sliding)  # upstream's cache of one key keeps all
+    with torch.no_grad():
+        cache = model(ids[:, :6], mask_pattern=SlidingWindow(1), use_cache=True).past_key_values
+        with pytest.raises(UnsupportedMaskError, match="announced 1 keys and holds 7"):
+            model(ids[:, 6:7], past_key_values=cache, mask_pattern=SlidingWindow(1))
+
+
+def test_tracing_a_pattern_into_one_length_is_refused(ids: Tensor) -> None:
+    model = make_model(mask_pattern=Sink(1) | SlidingWindow(2), return_dict=False, use_cache=False)
+    with pytest.raises(UnsupportedMaskError, match="torch.jit.trace would keep this length's mask"):
+        torch.jit.trace(model, ids)

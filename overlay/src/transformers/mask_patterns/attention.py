@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -24,6 +25,7 @@ AttentionFunction: TypeAlias = Callable[..., AttentionOutput]
 
 # On a CPU, torch compiles FlexAttention anew for each shape, for seconds: below this many scores it runs uncompiled.
 _WORTH_COMPILING = 2**22
+_STANCE = RLock()  # the stance is the whole process's: two threads would restore it in the wrong order
 
 
 class LoweredMask(Protocol):
@@ -94,6 +96,7 @@ class SdpaMask:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
+        _check_keys(self.mask, k)
         mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
         output, weights = function(module, q, k, v, mask.to(q.device), **kwargs)
         return _zero(self.empty, output, weights)
@@ -115,6 +118,7 @@ class EagerMask:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
+        _check_keys(self.mask, k)
         output, weights = function(module, q, k, v, self.mask.to(q.device), **kwargs)
         return _zero(self.empty, output, weights)
 
@@ -135,7 +139,7 @@ class FlexMask:
         scores = len(q) * q.shape[1] * q.shape[2] * k.shape[2]
         small = q.device.type == "cpu" and (scores < _WORTH_COMPILING or self.bias is not None)
         if small and not torch.compiler.is_compiling():
-            with torch.compiler.set_stance("force_eager"):
+            with _STANCE, torch.compiler.set_stance("force_eager"):
                 return function(module, q, k, v, self.blocks, **kwargs)
         try:
             return function(module, q, k, v, self.blocks, **kwargs)
@@ -153,6 +157,15 @@ def _is_from_compiler(error: Exception) -> bool:
     """Whether torch failed while compiling: its compilers' own errors, and what they say of CPUs they do not serve."""
     module = type(error).__module__
     return module.startswith(("torch._inductor", "torch._dynamo")) or isinstance(error, NotImplementedError)
+
+
+def _check_keys(mask: Tensor, k: Tensor) -> None:
+    """Refuse keys that the cache did not announce: a mask of one key would stretch over all of them."""
+    if mask.shape[-1] != k.shape[-2]:
+        raise UnsupportedMaskError(
+            f"past_key_values: the cache announced {mask.shape[-1]} keys and holds {k.shape[-2]}; no mask fits. "
+            "Pass use_cache=False, or DynamicCache() without a config."
+        )
 
 
 def _without_empty_rows(visible: Tensor) -> tuple[Tensor, Tensor | None]:

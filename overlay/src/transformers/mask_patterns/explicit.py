@@ -78,7 +78,7 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> WholeMask:
         raise bad_argument("attention_mask", got, expected, _SAY_BOOL)
     visible = (mask > torch.finfo(mask.dtype).min) & (bias > torch.finfo(dtype).min)
     bias = bias.where(visible, 0)
-    return WholeMask(visible, bias if bool(bias.any()) else None)
+    return WholeMask(visible, bias if bias.requires_grad or bool(bias.any()) else None)
 
 
 def real_tokens(mask: Tensor, batch: int, slots: int, kv_length: int) -> Tensor:

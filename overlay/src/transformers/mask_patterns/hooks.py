@@ -99,6 +99,8 @@ def masks(
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
     inputs = kwargs.pop("mask_inputs", None) or {}
+    if absent := [name for name, tensor in inputs.items() if tensor is None]:
+        raise bad_argument("mask_inputs", f"None for {absent}", "tensors", "Leave out what is not known.")
     pattern = _pattern(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
     forward = _Forward(model.config, inputs_embeds, past_key_values)
     if pattern is None:
@@ -111,7 +113,16 @@ def masks(
         lowered = forward.whole(attention_mask)
     else:
         _check_combination(pattern, attention_mask)
-        if pattern == Causal() and forward.is_plain_flash:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise UnsupportedMaskError(
+                f"mask_pattern={str(pattern)!r}: torch.jit.trace would keep this length's mask."
+            )
+        if (
+            pattern == Causal()
+            and not inputs
+            and forward.is_plain_flash
+            and not _is_packed(attention_mask, position_ids)
+        ):
             return attention_mask
         lowered = forward.pattern(pattern, attention_mask, input_ids, position_ids, inputs)
     return dict.fromkeys(forward.layer_types, lowered)
@@ -316,6 +327,11 @@ class _Forward:
             return 0, 0, q_length
         kv_length, kv_offset = self.cache.get_mask_sizes(q_length, layer)
         return int(self.cache.get_query_offset(layer)), int(kv_offset), int(kv_length)
+
+
+def _is_packed(attention_mask: Tensor | None, position_ids: Tensor | None) -> bool:
+    """Whether upstream would take restarting `position_ids` for documents, which plain `Causal()` does not isolate."""
+    return attention_mask is None and position_ids is not None and bool((position_ids.diff(dim=-1) != 1).any())
 
 
 def _is_plain(layout: Layout) -> bool:

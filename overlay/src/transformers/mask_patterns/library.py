@@ -318,6 +318,8 @@ def _given(data: Tensor | None, pattern: Pattern, name: str, otherwise: str = ""
 
 def _first(found: Tensor) -> Tensor:
     """Per row how many places lead up to the first True, itself included; 0 where there is none."""
+    if found.shape[1] == 0:  # no row has a token
+        return found.new_zeros(len(found), dtype=torch.long)
     return torch.where(found.any(-1), found.long().argmax(-1) + 1, 0)
 
 

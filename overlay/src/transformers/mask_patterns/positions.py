@@ -150,7 +150,7 @@ class Rows:
         if data.ndim != 2 or len(data) not in (1, self.layout.batch):
             expected = f"shape ({self.layout.batch}, {slots}), shaped like input_ids"
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give every row its own line.")
-        if data.shape[1] < slots and self._is_known(data):
+        if name == "document_ids" and data.shape[1] < slots and self._is_known(data):
             return self._go_on(data)
         if data.shape[1] != slots:
             expected = f"shape ({self.layout.batch}, {slots})"
