@@ -98,9 +98,7 @@ def masks(
         ValueError: malformed masks, patterns or data.
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
-    inputs = kwargs.pop("mask_inputs", None) or {}
-    if absent := [name for name, tensor in inputs.items() if tensor is None]:
-        raise bad_argument("mask_inputs", f"None for {absent}", "tensors", "Leave out what is not known.")
+    inputs = _inputs(kwargs)
     pattern = _pattern(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
     forward = _Forward(model.config, inputs_embeds, past_key_values)
     if pattern is None:
@@ -113,19 +111,19 @@ def masks(
         lowered = forward.whole(attention_mask)
     else:
         _check_combination(pattern, attention_mask)
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            raise UnsupportedMaskError(
-                f"mask_pattern={str(pattern)!r}: torch.jit.trace would keep this length's mask."
-            )
-        if (
-            pattern == Causal()
-            and not inputs
-            and forward.is_plain_flash
-            and not _is_packed(attention_mask, position_ids)
-        ):
+        is_upstreams = forward.is_plain_flash and pattern == Causal() and not inputs
+        if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
         lowered = forward.pattern(pattern, attention_mask, input_ids, position_ids, inputs)
     return dict.fromkeys(forward.layer_types, lowered)
+
+
+def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
+    """The `mask_inputs` of this call, taken out of its arguments."""
+    inputs: Mapping[str, Tensor] = kwargs.pop("mask_inputs", None) or {}
+    if absent := [name for name, tensor in inputs.items() if tensor is None]:
+        raise bad_argument("mask_inputs", f"None for {absent}", "tensors", "Leave out what is not known.")
+    return inputs
 
 
 def _pattern(
@@ -160,7 +158,12 @@ def _check_prepared(attention_mask: Any, config: Any) -> None:
 
 
 def _check_combination(pattern: Pattern, attention_mask: Any) -> None:
-    """Refuse two masks at once: a pattern is the whole mask, and so is a 3D, 4D or prepared one."""
+    """Refuse to trace a pattern, and two masks at once: a pattern is a whole mask, as a 3D, 4D or prepared one is."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        raise UnsupportedMaskError(
+            f"mask_pattern={str(pattern)!r}: torch.jit.trace would keep this length's mask for every other. "
+            "Use torch.compile, or trace with mask_pattern='native'."
+        )
     if attention_mask is None or (isinstance(attention_mask, Tensor) and attention_mask.ndim < 3):
         return
     if isinstance(attention_mask, Tensor):
