@@ -23,7 +23,7 @@ from transformers.mask_patterns import (
     from_function,
 )
 from transformers.mask_patterns.checks import first_future_key, first_stale_pair, is_autoregressive
-from transformers.mask_patterns.lowering.dense import visible_grid
+from transformers.mask_patterns.lowering.dense import key_ranges, visible_grid
 from transformers.mask_patterns.positions import Layout, Rows
 from transformers.mask_patterns.ranges import Ranges
 
@@ -42,11 +42,11 @@ def bound(said: Said) -> Pattern:
 
 
 def whole(pattern: Pattern) -> Tensor:
-    return visible_grid(pattern, Layout.of(BATCH, LENGTH), heads=1).expand(BATCH, 1, -1, -1)
+    return visible_grid(pattern, Layout.of(BATCH, LENGTH)).expand(BATCH, 1, -1, -1)
 
 
 def ranges_of(said: Said) -> Ranges:
-    ranges = bound(said).ranges(torch.arange(LENGTH)[None], LENGTH)
+    ranges = key_ranges(bound(said), torch.arange(LENGTH)[None], Layout.of(BATCH, LENGTH))
     assert ranges is not None
     return ranges
 
@@ -170,7 +170,7 @@ def test_stale_pairs_agree_with_a_search(said: Said, split: int) -> None:
     seen = brute_force(said, REAL, SLOTS, SLOTS)[:, 0]
     stale = [(q, k) for row in range(BATCH) for q in range(split) for k in range(split, LENGTH) if seen[row, q, k]]
     layout = Layout.of(BATCH, LENGTH - split, q_offset=split)
-    assert first_stale_pair(bound(said), layout, heads=1) == (stale[0] if stale else None)
+    assert first_stale_pair(bound(said), layout) == (stale[0] if stale else None)
 
 
 @pytest.mark.parametrize("operator", [and_, or_])

@@ -65,8 +65,10 @@ def test_the_kernel_sees_what_the_pattern_means(case: tuple[Real, Said], data: s
     slots = len(real[0])
     q_offset = data.draw(st.integers(0, slots - 1))
     kv_length = slots + data.draw(st.integers(0, 2))
-    layout = Layout.of(len(real), slots - q_offset, real=torch.tensor(real), q_offset=q_offset, kv_length=kv_length)
-    mask = block_mask(said.pattern.bind(Rows(layout)), layout, HEADS)
+    layout = Layout.of(
+        len(real), slots - q_offset, real=torch.tensor(real), q_offset=q_offset, kv_length=kv_length, heads=HEADS
+    )
+    mask = block_mask(said.pattern.bind(Rows(layout)), layout)
     expected = brute_force(said, real, range(q_offset, slots), range(kv_length))
     assert torch.equal(evaluated(mask, layout), expected.expand(-1, HEADS, -1, -1))
     check_blocks(mask, expected.expand(-1, HEADS, -1, -1))
@@ -75,29 +77,29 @@ def test_the_kernel_sees_what_the_pattern_means(case: tuple[Real, Said], data: s
 @settings(max_examples=8)
 @given(said_patterns(unpadded(2, 300), depth=2))
 def test_over_several_blocks_no_visible_key_is_skipped(said: Said) -> None:
-    layout = Layout.of(2, 300)
+    layout = Layout.of(2, 300, heads=HEADS)
     bound = said.pattern.bind(Rows(layout))
-    seen = visible_grid(bound, layout, HEADS).expand(2, HEADS, -1, -1)
-    mask = block_mask(bound, layout, HEADS)
+    seen = visible_grid(bound, layout).expand(2, HEADS, -1, -1)
+    mask = block_mask(bound, layout)
     assert torch.equal(create_mask(mask.mask_mod, 2, HEADS, 300, 300, device="cpu"), seen)
     check_blocks(mask, seen)
 
 
 def test_windows_and_documents_leave_blocks_out() -> None:
-    layout = Layout.of(1, 1024)
-    window = block_mask(Sink(4) | SlidingWindow(128), layout, HEADS).to_dense()[0, 0]
+    layout = Layout.of(1, 1024, heads=HEADS)
+    window = block_mask(Sink(4) | SlidingWindow(128), layout).to_dense()[0, 0]
     assert window.tolist() == [[int(k in (0, q - 1, q)) for k in range(8)] for q in range(8)]
     ids = torch.arange(1024) // 256
-    documents = block_mask((Causal() & Document(ids)).bind(Rows(layout)), layout, HEADS).to_dense()[0, 0]
+    documents = block_mask((Causal() & Document(ids)).bind(Rows(layout)), layout).to_dense()[0, 0]
     assert documents.tolist() == [[int(k <= q and k // 2 == q // 2) for k in range(8)] for q in range(8)]
 
 
 def test_heads_have_their_own_blocks() -> None:
     far = torch.tensor([0, 200])
     pattern: Pattern = from_function(lambda b, h, q, k: (k <= q) & (q - k >= far[h]))
-    layout = Layout.of(1, 300)
-    mask = block_mask(pattern, layout, HEADS)
-    seen = visible_grid(pattern, layout, HEADS)
+    layout = Layout.of(1, 300, heads=HEADS)
+    mask = block_mask(pattern, layout)
+    seen = visible_grid(pattern, layout)
     assert seen.shape[1] == HEADS
     assert torch.equal(create_mask(mask.mask_mod, 1, HEADS, 300, 300, device="cpu"), seen)
     check_blocks(mask, seen)
@@ -105,8 +107,8 @@ def test_heads_have_their_own_blocks() -> None:
 
 def test_left_padding_by_whole_blocks_is_skipped() -> None:
     real = torch.arange(300)[None] >= 140
-    layout = Layout.of(1, 300, real=real)
-    assert block_mask(Causal(), layout, HEADS).to_dense()[0, 0].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
+    layout = Layout.of(1, 300, real=real, heads=HEADS)
+    assert block_mask(Causal(), layout).to_dense()[0, 0].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
 
 
 def test_a_whole_mask_given_for_one_row_and_head_stands_for_all() -> None:

@@ -38,15 +38,15 @@ FUNCTIONS: dict[str, tuple[MaskMod, tuple[int, int]]] = {  # the batch and head 
 }
 
 
-def whole(pattern: Pattern, layout: Layout, heads: int = HEADS) -> Tensor:
-    seen: Tensor = visible_grid(pattern.bind(Rows(layout)), layout, heads)
+def whole(pattern: Pattern, layout: Layout) -> Tensor:
+    seen: Tensor = visible_grid(pattern.bind(Rows(layout)), layout)
     return seen
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_sees_what_it_sees_under_flex_attention(name: str) -> None:
     function, _ = FUNCTIONS[name]
-    seen = whole(from_function(function), Layout.of(BATCH, LENGTH))
+    seen = whole(from_function(function), Layout.of(BATCH, LENGTH, heads=HEADS))
     expected = create_mask(function, BATCH, HEADS, LENGTH, LENGTH, device="cpu")
     assert torch.equal(seen.expand(BATCH, HEADS, -1, -1), expected)
 
@@ -54,14 +54,16 @@ def test_a_function_sees_what_it_sees_under_flex_attention(name: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_rows_and_heads_that_a_function_does_not_look_at_are_kept_once(name: str) -> None:
     function, size = FUNCTIONS[name]
-    assert whole(from_function(function), Layout.of(BATCH, LENGTH)).shape[:2] == size
+    assert whole(from_function(function), Layout.of(BATCH, LENGTH, heads=HEADS)).shape[:2] == size
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_in_padding_a_function_gets_positions(name: str) -> None:
     function, _ = FUNCTIONS[name]
     real = torch.tensor([[False, True, True, False, True, True], [True, True, True, True, False, False]])
-    seen = whole(from_function(function), Layout.of(BATCH, LENGTH, real=real)).expand(BATCH, HEADS, -1, -1)
+    seen = whole(from_function(function), Layout.of(BATCH, LENGTH, real=real, heads=HEADS)).expand(
+        BATCH, HEADS, -1, -1
+    )
     alone = create_mask(function, BATCH, HEADS, LENGTH, LENGTH, device="cpu")
     for b in range(BATCH):
         slots = real[b].nonzero()[:, 0]
@@ -73,7 +75,7 @@ def test_in_padding_a_function_gets_positions(name: str) -> None:
 def test_a_function_composes_with_what_the_library_has() -> None:
     function = FUNCTIONS["a window per head"][0]
     pattern = (from_function(function) | ~Causal()) & Document(DOCUMENTS)
-    seen = whole(pattern, Layout.of(BATCH, LENGTH))
+    seen = whole(pattern, Layout.of(BATCH, LENGTH, heads=HEADS))
     places = torch.arange(LENGTH)
     causal = places[:, None] >= places
     same = DOCUMENTS[:, :, None] == DOCUMENTS[:, None, :]
@@ -103,7 +105,7 @@ def test_on_plain_integers_a_function_answers_plainly() -> None:
 )
 def test_a_function_that_is_no_mask_mod_is_told_why(function: MaskMod, got: str) -> None:
     with pytest.raises(ValueError, match=f"^`function`: got {got} in <function <lambda>>; expected bool"):
-        whole(from_function(function), Layout.of(BATCH, LENGTH))
+        whole(from_function(function), Layout.of(BATCH, LENGTH, heads=HEADS))
 
 
 def test_a_users_own_error_is_left_as_it_is() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from transformers.mask_patterns import Bidirectional, Causal, Document, Pattern, PrefixLM, Sink, SlidingWindow
-from transformers.mask_patterns.positions import Layout, Rows
+from transformers.mask_patterns.lowering.dense import key_ranges
 
 
 LENGTH = 8
@@ -113,8 +113,8 @@ def test_visible_on_plain_integers(case: Worked) -> None:
 
 @worked
 def test_ranges_are_the_runs_of_ones(case: Worked) -> None:
-    bound = case.pattern.bind(Rows(Layout.of(1, LENGTH)))
-    ranges = bound.ranges(torch.arange(LENGTH)[None], LENGTH)
+    bound, layout = case.pattern.placed(LENGTH)
+    ranges = key_ranges(bound, layout.queries, layout)
     assert ranges is not None
     pairs = zip(ranges.start[0, 0].T.tolist(), ranges.end[0, 0].T.tolist(), strict=True)
     intervals = [[(start, end) for start, end in zip(*bounds, strict=True) if start < LENGTH] for bounds in pairs]
@@ -156,6 +156,6 @@ def test_document_ids_need_not_be_contiguous() -> None:
 
 def test_a_split_document_of_many_runs_has_no_ranges_and_means_the_same() -> None:
     ids = torch.arange(80) % 2  # 40 runs each
-    pattern = Document(ids).bind(Rows(Layout.of(1, 80)))
-    assert pattern.ranges(torch.arange(80)[None], 80) is None
+    pattern, layout = Document(ids).placed(80)
+    assert key_ranges(pattern, layout.queries, layout) is None
     assert drawn(pattern.dense(80)[0, 0]) == " ".join(["1." * 40, ".1" * 40] * 40)

@@ -44,7 +44,7 @@ def layouts(draw: st.DrawFn, real: Real) -> Layout:
 
 def whole(said: Said, layout: Layout) -> Tensor:
     bound = said.pattern.bind(Rows(layout))
-    return visible_grid(bound, layout, heads=1).expand(layout.batch, 1, -1, -1)
+    return visible_grid(bound, layout).expand(layout.batch, 1, -1, -1)
 
 
 def listed(row: list[bool]) -> list[int]:
@@ -214,4 +214,4 @@ def test_data_is_remembered_at_prefill_only() -> None:
 def test_rows_without_a_single_token_see_nothing(also: Pattern) -> None:
     layout = Layout.of(2, 3, real=torch.zeros(2, 3, dtype=torch.bool))
     pattern = Document(torch.zeros(2, 3, dtype=torch.long)) | also
-    assert not visible_grid(pattern.bind(Rows(layout)), layout, heads=1).any()
+    assert not visible_grid(pattern.bind(Rows(layout)), layout).any()

@@ -27,7 +27,7 @@ def first_future_key(pattern: Pattern, length: int, *, heads: int = 1, **inputs:
     return None if len(future) == 0 else (int(future[0, 0]), int(future[0, 1]))
 
 
-def first_stale_pair(pattern: Pattern, layout: Layout, heads: int) -> tuple[int, int] | None:
+def first_stale_pair(pattern: Pattern, layout: Layout) -> tuple[int, int] | None:
     """The first `(query, key)`, as positions, where a cached query may see a key of this forward; None: cache-safe.
 
     Keys and values of deeper layers were computed when the query had not seen that key, so the cache is stale.
@@ -35,12 +35,11 @@ def first_stale_pair(pattern: Pattern, layout: Layout, heads: int) -> tuple[int,
     Args:
         pattern: bound to this forward's data.
         layout: of a forward that goes on from a cache.
-        heads: query heads.
     """
     if pattern.causal or layout.q_offset == 0:
         return None
     before, now = layout.positions[:, : layout.q_offset], layout.queries
-    seen = grid(pattern, before, now, layout, heads).any(1)
+    seen = grid(pattern, before, now, layout).any(1)
     if not bool(seen.any()):
         return None
     row, q, k = (int(i) for i in seen.nonzero()[0])

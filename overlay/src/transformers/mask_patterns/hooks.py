@@ -275,22 +275,22 @@ class _Forward:
 
     def _lower(self, bound: Pattern, layout: Layout, backend: Backend) -> LoweredMask:
         if backend is Backend.FLEX:
-            return FlexMask(block_mask(bound, layout, self.heads))
+            return FlexMask(block_mask(bound, layout))
         if backend is Backend.SDPA and bound == Causal() and _is_plain(layout):
             return NativeCausal()
-        visible = visible_grid(bound, layout, self.heads)
+        visible = visible_grid(bound, layout)
         return SdpaMask.of(visible) if backend is Backend.SDPA else EagerMask.of(visible, self.embeds.dtype)
 
     def _check_cache(self, pattern: Pattern, bound: Pattern, layout: Layout) -> None:
         """Refuse a cache that holds states which this pattern makes stale, or lacks keys that it shows."""
-        stale = first_stale_pair(bound, layout, self.heads)
+        stale = first_stale_pair(bound, layout)
         if stale is not None:
             raise UnsupportedMaskError(
                 f"mask_pattern={str(pattern)!r} is not cache-safe here: position {stale[0]} is in the cache, and may "
                 f"see position {stale[1]}, which is new. Pass use_cache=False, or put both in one forward."
             )
         evicted = layout.positions[:, : layout.kv_offset]
-        if layout.kv_offset and bool(grid(bound, layout.queries, evicted, layout, self.heads).any()):
+        if layout.kv_offset and bool(grid(bound, layout.queries, evicted, layout).any()):
             raise UnsupportedMaskError(
                 f"mask_pattern={str(pattern)!r} shows keys that the cache has dropped: it keeps "
                 f"{layout.kv_length - layout.q_length} of {layout.q_offset}. Use a cache that keeps all keys: "
@@ -320,6 +320,8 @@ class _Forward:
             q_offset=q_offset,
             kv_offset=kv_offset,
             kv_length=kv_length,
+            heads=self.heads,
+            groups=int(self.config.num_key_value_heads),
             device=self.embeds.device,
         )
 

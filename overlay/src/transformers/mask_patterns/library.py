@@ -46,7 +46,7 @@ class Causal(_Named):
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         return k <= q
 
-    def ranges(self, q: Tensor, length: int) -> Ranges:
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         return Ranges.single(torch.zeros_like(q), q + 1, length)
 
     @property
@@ -68,7 +68,7 @@ class Bidirectional(_Named):
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         return (q == q) & (k == k)
 
-    def ranges(self, q: Tensor, length: int) -> Ranges:
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         return Ranges.single(torch.zeros_like(q), torch.full_like(q, length), length)
 
 
@@ -96,7 +96,7 @@ class SlidingWindow(_Named):
         near = q - k < self.width
         return near & (k - q < self.width) if self.symmetric else near & (k <= q)
 
-    def ranges(self, q: Tensor, length: int) -> Ranges:
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         ahead = self.width if self.symmetric else 1
         return Ranges.single(q - self.width + 1, q + ahead, length)
 
@@ -126,7 +126,7 @@ class Sink(_Named):
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         return (k <= q) & (k < self.count)
 
-    def ranges(self, q: Tensor, length: int) -> Ranges:
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         return Ranges.single(torch.zeros_like(q), (q + 1).clamp(max=self.count), length)
 
     @property
@@ -175,9 +175,9 @@ class PrefixLM(_Named):
         length = self._length()
         return (k <= q) | (k < (length[batch] if isinstance(length, Tensor) else length))
 
-    def ranges(self, q: Tensor, length: int) -> Ranges:
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         prefix = self._length()
-        prefix = prefix[:, None].to(q.device) if isinstance(prefix, Tensor) else torch.full_like(q, prefix)
+        prefix = prefix.to(q.device)[batch] if isinstance(prefix, Tensor) else torch.full_like(q, prefix)
         return Ranges.single(torch.zeros_like(q), torch.maximum(q + 1, prefix), length)
 
     def _length(self) -> int | Tensor:
@@ -231,7 +231,7 @@ class Document(_Named):
         ids = self._ids()
         return ids[batch, q] == ids[batch, k]
 
-    def ranges(self, q: Tensor, length: int) -> Ranges | None:
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
         if length == 0:  # no row has a token
             return Ranges.single(q, q, 0)
         runs = [_runs(row[:length], length) for row in self._ids()]

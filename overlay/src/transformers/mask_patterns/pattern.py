@@ -41,10 +41,15 @@ class Pattern(ABC):
         Per-sample data is read as given by position; `bind` puts it there.
         """
 
-    def ranges(self, q: Tensor, length: int) -> Ranges | None:
-        """The keys below `length` that the queries at positions `q`, int64 `(batch or 1, queries)`, may see.
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        """The keys that queries may see, as intervals of positions below `length`.
 
         None where the pattern is not, per query, a union of few intervals: it is then lowered densely.
+
+        Args:
+            q: positions, int64 `(batch or 1, queries)`; what is said of -1, which is padding, is not looked at.
+            length: of the longest row.
+            batch: the row that each query belongs to, int64, of a shape that broadcasts with that of `q`.
         """
         return None
 
@@ -75,12 +80,16 @@ class Pattern(ABC):
         """
         from .lowering.dense import visible_grid
 
+        return visible_grid(*self.placed(length, heads=heads, **inputs))
+
+    def placed(self, length: int, *, heads: int = 1, **inputs: Tensor) -> tuple[Pattern, Layout]:
+        """This pattern bound to rows of `length` tokens, and their layout. Arguments as for `dense`."""
         batches = [len(data) for data in inputs.values() if isinstance(data, Tensor) and data.ndim]
-        layout = Layout.of(max([_bound_rows(self), *batches]), length)
+        layout = Layout.of(max([_bound_rows(self), *batches]), length, heads=heads, groups=heads)
         rows = Rows(layout, inputs)
         bound = self.bind(rows)
         rows.require_all_read(self)
-        return visible_grid(bound, layout, heads)
+        return bound, layout
 
     def show(self, length: int, *, heads: int = 1, **inputs: Tensor) -> None:
         """Print the mask for `length` tokens: a row per query, a column per key. Arguments as for `dense`."""
@@ -160,8 +169,8 @@ class And(_Nary):
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         return reduce(and_, [part.visible(q, k, batch, head) for part in self.parts])
 
-    def ranges(self, q: Tensor, length: int) -> Ranges | None:
-        return self._reduced(and_, [part.ranges(q, length) for part in self.parts])  # type: ignore[no-any-return]
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        return self._reduced(and_, [part.ranges(q, length, batch) for part in self.parts])  # type: ignore[no-any-return]
 
     @property
     def causal(self) -> bool:
@@ -177,8 +186,8 @@ class Or(_Nary):
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         return reduce(or_, [part.visible(q, k, batch, head) for part in self.parts])
 
-    def ranges(self, q: Tensor, length: int) -> Ranges | None:
-        return self._reduced(or_, [part.ranges(q, length) for part in self.parts])  # type: ignore[no-any-return]
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        return self._reduced(or_, [part.ranges(q, length, batch) for part in self.parts])  # type: ignore[no-any-return]
 
     @property
     def causal(self) -> bool:
@@ -197,8 +206,8 @@ class Not(Pattern):
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         return self.inner.visible(q, k, batch, head) ^ True  # `~` would turn a Python True into -2
 
-    def ranges(self, q: Tensor, length: int) -> Ranges | None:
-        inner = self.inner.ranges(q, length)
+    def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        inner = self.inner.ranges(q, length, batch)
         return None if inner is None else ~inner
 
     def bind(self, rows: Rows) -> Pattern:

@@ -30,6 +30,8 @@ class Layout:
         q_offset: slot of the first query; the queries are the last slots known.
         kv_offset: first slot that the key/value tensors hold (larger than 0 when a cache has evicted keys).
         kv_length: how many slots they hold; slots not filled yet (static caches) have position -1.
+        heads: query heads.
+        groups: key/value heads; each serves `heads // groups` query heads.
     """
 
     positions: Tensor
@@ -37,6 +39,8 @@ class Layout:
     q_offset: int
     kv_offset: int
     kv_length: int
+    heads: int = 1
+    groups: int = 1
 
     @classmethod
     def of(
@@ -48,6 +52,8 @@ class Layout:
         q_offset: int = 0,
         kv_offset: int = 0,
         kv_length: int | None = None,
+        heads: int = 1,
+        groups: int = 1,
         device: torch.device | None = None,
     ) -> Layout:
         """The layout of `q_length` queries behind `q_offset` cached slots; `real` is bool `(batch, slots)`."""
@@ -55,7 +61,8 @@ class Layout:
             positions = torch.arange(q_offset + q_length, device=device)[None]
         else:
             positions = (real.cumsum(-1) - 1).masked_fill(~real, -1)
-        return cls(positions, batch, q_offset, kv_offset, q_offset + q_length if kv_length is None else kv_length)
+        kv_length = q_offset + q_length if kv_length is None else kv_length
+        return cls(positions, batch, q_offset, kv_offset, kv_length, heads, groups)
 
     @property
     def slots(self) -> int:

@@ -11,15 +11,14 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from ..pattern import MaskMod, Pattern
 from ..positions import Layout
 from ..ranges import Ranges
-from .dense import visible_grid
+from .dense import key_ranges, visible_grid
 
 
-def block_mask(pattern: Pattern, layout: Layout, heads: int) -> BlockMask:
+def block_mask(pattern: Pattern, layout: Layout) -> BlockMask:
     """What FlexAttention takes for a bound pattern: from its ranges, or from the whole grid where it has none."""
-    ranges = pattern.ranges(layout.queries, layout.length)
+    ranges = key_ranges(pattern, layout.queries, layout)
     if ranges is None:
-        return grid_block_mask(visible_grid(pattern, layout, heads), layout.batch)
-    ranges = ranges.where(layout.queries >= 0)
+        return grid_block_mask(visible_grid(pattern, layout), layout.batch)
     mod = _ranges_mask_mod(ranges, layout.keys, layout.batch)
     return _create(mod, layout.batch, ranges.start.shape[1], layout.q_length, layout.kv_length, layout.keys.device)
 

@@ -10,28 +10,38 @@ from torch import Tensor
 
 from ..pattern import Pattern
 from ..positions import Layout
+from ..ranges import Ranges
 
 
-def visible_grid(pattern: Pattern, layout: Layout, heads: int) -> Tensor:
+def key_ranges(pattern: Pattern, q: Tensor, layout: Layout) -> Ranges | None:
+    """The keys that a bound pattern shows to queries at positions `q`, int64 `(batch or 1, queries)`, -1 at padding.
+
+    None where the pattern has no such form.
+    """
+    rows = torch.arange(layout.batch, device=q.device)[:, None]
+    ranges = pattern.ranges(q, layout.length, rows)
+    return None if ranges is None else ranges.where(q >= 0)
+
+
+def visible_grid(pattern: Pattern, layout: Layout) -> Tensor:
     """Which key slot each query of a forward may see: bool `(batch or 1, heads or 1, q_length, kv_length)`.
 
     Args:
         pattern: bound to this forward's data.
         layout: where the tokens lie. Padded queries see nothing, padded keys are seen by nobody.
-        heads: query heads; only a user's function can tell them apart.
     """
-    return grid(pattern, layout.queries, layout.keys, layout, heads)
+    return grid(pattern, layout.queries, layout.keys, layout)
 
 
-def grid(pattern: Pattern, q: Tensor, k: Tensor, layout: Layout, heads: int) -> Tensor:
+def grid(pattern: Pattern, q: Tensor, k: Tensor, layout: Layout) -> Tensor:
     """`visible` for any positions `q`, `(batch or 1, queries)`, and `k`, `(batch or 1, keys)`; -1 is padding."""
-    ranges = pattern.ranges(q, layout.length)
+    ranges = key_ranges(pattern, q, layout)
     if ranges is not None:
-        return ranges.where(q >= 0).contains(k)
+        return ranges.contains(k)
     real = (q >= 0)[:, None, :, None] & (k >= 0)[:, None, None, :]
     if layout.length == 0:  # no row has a token that a function could be asked about
         return real
-    return _by_function(pattern, q.clamp(min=0), k.clamp(min=0), layout.batch, heads) & real
+    return _by_function(pattern, q.clamp(min=0), k.clamp(min=0), layout.batch, layout.heads) & real
 
 
 def _by_function(pattern: Pattern, q: Tensor, k: Tensor, batch: int, heads: int) -> Tensor:
