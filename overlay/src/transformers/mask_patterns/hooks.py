@@ -5,7 +5,7 @@ What differs between upstream versions is translated here; nothing below this mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -16,17 +16,28 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .attention import AttentionFunction, EagerMask, FlexMask, LayerMasks, LoweredMask, NativeCausal, SdpaMask, attend
-from .checks import first_stale_pair
+from .attention import (
+    AttentionFunction,
+    EagerMask,
+    FlexMask,
+    LayerMasks,
+    LoweredMask,
+    Native,
+    NativeCausal,
+    SdpaMask,
+    attend,
+)
+from .checks import first_revised_pair, first_stale_pair
 from .config import ConfigPattern
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import real_tokens, whole_mask
-from .grammar import parse
+from .inputs import Rows
+from .layers import NATIVE, LayerMask, Masks, Own, PerLayer, parse_masks
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import grid, visible_grid
 from .pattern import Pattern
-from .positions import Layout, Rows
+from .positions import Layout
 
 
 class Backend(Enum):
@@ -99,9 +110,10 @@ def masks(
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
     inputs = _inputs(kwargs)
-    pattern = _pattern(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
+    said = _said(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
     forward = _Forward(model.config, inputs_embeds, past_key_values)
-    if pattern is None:
+    plan = forward.plan(said)
+    if all(mask is NATIVE for mask in plan):
         if inputs:
             remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
             raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
@@ -110,11 +122,11 @@ def masks(
             return attention_mask
         lowered = forward.whole(attention_mask)
     else:
-        _check_combination(pattern, attention_mask)
-        is_upstreams = forward.is_plain_flash and pattern == Causal() and not inputs
+        _check_combination(said, attention_mask)
+        is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.pattern(pattern, attention_mask, input_ids, position_ids, inputs)
+        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs)
     return dict.fromkeys(forward.layer_types, lowered)
 
 
@@ -126,20 +138,15 @@ def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
     return inputs
 
 
-def _pattern(
+def _said(
     model: Any, given: Any, input_ids: Tensor | None, attention_mask: Any, inputs: Mapping[str, Tensor]
-) -> Pattern | None:
-    """The pattern of this call: the one passed, else the subclass's, else the config's."""
+) -> Masks | Own:
+    """What this call's masks are: as passed, else as the subclass says, else the config."""
     if given is None and (own := getattr(model, "get_mask_pattern", None)) is not None:
         given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
     if given is None:
         given = getattr(model.config, "mask_pattern", None)
-    if given is None or (isinstance(given, str) and given == "native"):
-        return None
-    if not isinstance(given, str | Pattern):
-        expected = "a pattern such as Sink(4) | SlidingWindow(1024), or its text, or 'native' for upstream's own mask"
-        raise bad_argument("mask_pattern", type(given).__name__, expected, "A tensor goes into attention_mask.")
-    return parse(given) if isinstance(given, str) else given
+    return NATIVE if given is None else parse_masks(given)
 
 
 def _check_prepared(attention_mask: Any, config: Any) -> None:
@@ -157,7 +164,7 @@ def _check_prepared(attention_mask: Any, config: Any) -> None:
             raise bad_argument(f"attention_mask[{kind!r}]", f"a {mask.dtype} tensor", expected, remedy)
 
 
-def _check_combination(pattern: Pattern, attention_mask: Any) -> None:
+def _check_combination(pattern: Masks | Own, attention_mask: Any) -> None:
     """Refuse to trace a pattern, and two masks at once: a pattern is a whole mask, as a 3D, 4D or prepared one is."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise UnsupportedMaskError(
@@ -235,19 +242,27 @@ class _Forward:
                 return SdpaMask.of(given.visible, given.bias)
             return FlexMask(grid_block_mask(given.visible, layout.batch), given.bias)
 
-        return self._layers(lower, None)
+        return self._layers(lambda layout, _: lower(layout), None, self.plan(NATIVE))
+
+    def plan(self, said: Masks | Own) -> tuple[LayerMask, ...]:
+        """What each layer has."""
+        layers = int(self.config.num_hidden_layers)
+        if isinstance(said, PerLayer):
+            return said.patterns(layers, getattr(self.config, "layer_types", None))
+        return (said,) * layers
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def pattern(
+    def patterns(
         self,
-        pattern: Pattern,
+        said: Masks | Own,
+        plan: Sequence[LayerMask],
         mask: Tensor | None,
         input_ids: Tensor | None,
         position_ids: Tensor | None,
         inputs: Mapping[str, Tensor],
     ) -> LayerMasks:
-        """The masks of all layers from a pattern and a 2D mask of real tokens."""
-        backend = self.backend(f"mask_pattern={str(pattern)!r}")
+        """The masks of all layers from their patterns and a 2D mask of real tokens."""
+        backend = self.backend(f"mask_pattern={str(said)!r}")
         past, _, kv_length = self._geometry(0)
         slots = past + self.embeds.shape[1]
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
@@ -255,15 +270,34 @@ class _Forward:
         memory.position_ids = _position_ids_so_far(memory.position_ids, position_ids, past)
         known = {"input_ids": None if past else input_ids, "position_ids": memory.position_ids}
         data = {**{name: tensor for name, tensor in known.items() if tensor is not None}, **inputs}
+        read: set[str] = set()
 
-        def lower(layout: Layout) -> LoweredMask:
-            rows = Rows(layout, data, memory.per_token)
-            bound = pattern.bind(rows)
-            rows.require_all_read(pattern)
-            self._check_cache(pattern, bound, layout)
+        def lower(layout: Layout, pattern: LayerMask) -> LoweredMask:
+            if isinstance(pattern, Own):
+                raise AssertionError("upstream makes its own masks")
+            rows = Rows(layout, data, memory.per_token, read)
+            bound = pattern.bind(rows).simplified()
+            self._check_cache(pattern, bound, rows)
             return self._lower(bound, layout, backend)
 
-        return self._layers(lower, None if real is None or bool(real.all()) else real)
+        own = partial(self._own_mask, mask, position_ids)
+        masks = self._layers(lower, None if real is None or bool(real.all()) else real, plan, own)
+        Rows(Layout.of(1, 0), data, read=read).require_all_read(said)
+        return masks
+
+    def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
+        """Upstream's own mask for a layer of this type."""
+        from ..masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+        make = create_sliding_window_causal_mask if kind == "sliding_attention" else create_causal_mask
+        made = make(
+            config=self.config,
+            inputs_embeds=self.embeds,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            position_ids=position_ids,
+        )
+        return Native(made)
 
     def _memory(self, past: int) -> _CacheMemory:
         """What is known of the tokens in the cache: nothing new where it is empty or was not seen filling."""
@@ -281,13 +315,21 @@ class _Forward:
         visible = visible_grid(bound, layout)
         return SdpaMask.of(visible) if backend is Backend.SDPA else EagerMask.of(visible, self.embeds.dtype)
 
-    def _check_cache(self, pattern: Pattern, bound: Pattern, layout: Layout) -> None:
+    def _check_cache(self, pattern: Pattern, bound: Pattern, rows: Rows) -> None:
         """Refuse a cache that holds states which this pattern makes stale, or lacks keys that it shows."""
+        layout = rows.layout
         stale = first_stale_pair(bound, layout)
         if stale is not None:
             raise UnsupportedMaskError(
                 f"mask_pattern={str(pattern)!r} is not cache-safe here: position {stale[0]} is in the cache, and may "
                 f"see position {stale[1]}, which is new. Pass use_cache=False, or put both in one forward."
+            )
+        revised = first_revised_pair(pattern, bound, rows)
+        if revised is not None:
+            raise UnsupportedMaskError(
+                f"mask_pattern={str(pattern)!r} is not cache-safe here: the new tokens change whether position "
+                f"{revised[0]} may see position {revised[1]}, and both are in the cache. Pass use_cache=False, or put "
+                "all in one forward."
             )
         evicted = layout.positions[:, : layout.kv_offset]
         if layout.kv_offset and bool(grid(bound, layout.queries, evicted, layout).any()):
@@ -297,14 +339,31 @@ class _Forward:
                 "DynamicCache() without a config, or use_sliding_window=False in the model's."
             )
 
-    def _layers(self, lower: Callable[[Layout], LoweredMask], real: Tensor | None) -> LayerMasks:
-        """One lowered mask per layer; layers whose caches look alike share theirs."""
-        made: dict[tuple[int, int, int], LoweredMask] = {}
-        geometries = [self._geometry(layer) for layer in range(self.config.num_hidden_layers)]
-        for geometry in geometries:
-            if geometry not in made:
-                made[geometry] = lower(self._layout(*geometry, real))
-        return LayerMasks(tuple(made[geometry] for geometry in geometries))
+    def _layers(
+        self,
+        lower: Callable[[Layout, LayerMask], LoweredMask],
+        real: Tensor | None,
+        plan: Sequence[LayerMask],
+        own: Callable[[str], LoweredMask] | None = None,
+    ) -> LayerMasks:
+        """One lowered mask per layer; layers with equal patterns whose caches look alike share theirs.
+
+        Args:
+            own: makes the mask of a native layer of some type; without it `lower` makes all.
+        """
+        made: dict[tuple[Any, ...], LoweredMask] = {}
+        kinds = getattr(self.config, "layer_types", None) or ["full_attention"] * len(plan)
+        keys: list[tuple[Any, ...]] = []
+        for layer, mask in enumerate(plan):
+            if own is not None and mask is NATIVE:
+                keys.append((NATIVE, kinds[layer]))
+                if keys[-1] not in made:
+                    made[keys[-1]] = own(kinds[layer])
+                continue
+            keys.append((mask, *self._geometry(layer)))
+            if keys[-1] not in made:
+                made[keys[-1]] = lower(self._layout(*self._geometry(layer), real), mask)
+        return LayerMasks(tuple(made[key] for key in keys))
 
     def _layout(self, q_offset: int, kv_offset: int, kv_length: int, real: Tensor | None) -> Layout:
         batch, q_length, _ = self.embeds.shape
