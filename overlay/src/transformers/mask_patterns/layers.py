@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from .choices import Choices
+from .draw.drawable import Drawable
 from .errors import PatternSyntaxError, bad_argument
 from .grammar import MAX_LENGTH, is_text
 from .library import Causal, PerHead, SlidingWindow
@@ -33,7 +34,7 @@ Masks: TypeAlias = "Pattern | PerLayer"
 
 
 @dataclass(frozen=True)
-class PerLayer:
+class PerLayer(Drawable):
     """A pattern for each layer of a model.
 
     Args:

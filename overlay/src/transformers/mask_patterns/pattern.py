@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import and_, or_
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from .draw.drawable import Drawable
 from .errors import bad_argument
 from .inputs import RowData, Rows
 from .positions import Layout
@@ -23,7 +24,7 @@ MaskMod: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 P = TypeVar("P", bound="Pattern")
 
 
-class Pattern(ABC):
+class Pattern(Drawable, ABC):
     """Which query may see which key.
 
     Patterns compose with `&` (both), `|` (either) and `~` (not), as in Python: `~` binds first, then `&`, then `|`.
@@ -103,8 +104,12 @@ class Pattern(ABC):
 
     def placed(self, length: int, *, heads: int = 1, **inputs: Tensor) -> tuple[Pattern, Layout]:
         """This pattern bound to rows of `length` tokens, and their layout. Arguments as for `dense`."""
+        return self._placed(self.layout(length, heads, inputs), inputs)
+
+    def layout(self, length: int, heads: int, inputs: Mapping[str, Tensor]) -> Layout:
+        """The layout of rows of `length` tokens, none of them padding. Arguments as for `dense`."""
         heads, groups = self._heads(heads)
-        return self._placed(Layout.of(self._batch(inputs), length, heads=heads, groups=groups), inputs)
+        return Layout.of(self._batch(inputs), length, heads=heads, groups=groups)
 
     def position_ids(self, length: int, *, attention_mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """The `position_ids` that go with this mask, int64 `(batch, length)`, by slot; 0 at padding.
@@ -135,7 +140,7 @@ class Pattern(ABC):
         rows.require_all_read(self)
         return bound, layout
 
-    def _batch(self, inputs: dict[str, Tensor]) -> int:
+    def _batch(self, inputs: Mapping[str, Tensor]) -> int:
         """How many rows the data has, that is passed or bound."""
         return max(
             [_bound_rows(self), *(len(data) for data in inputs.values() if isinstance(data, Tensor) and data.ndim)]
@@ -158,12 +163,6 @@ class Pattern(ABC):
         from .simplify import simplify
 
         return simplify(self)
-
-    def show(self, length: int, *, heads: int = 1, **inputs: Tensor) -> None:
-        """Print the mask for `length` tokens: a row per query, a column per key. Arguments as for `dense`."""
-        from .draw import text
-
-        print(text(self.dense(length, heads=heads, **inputs)))
 
     @staticmethod
     def parse(text: str) -> Pattern:
