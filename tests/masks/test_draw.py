@@ -86,13 +86,14 @@ def test_groups_of_heads_are_drawn_as_often_as_they_are_named(capsys: pytest.Cap
 
 
 def test_layers_are_drawn_as_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    masks = PerLayer({"0-3": "causal", 4: "native", "sliding_attention": SlidingWindow(1)})
+    masks = PerLayer({"0-3": "causal", 4: "native", 5: Sink(1), "sliding_attention": SlidingWindow(1)})
     masks.show(2)
     layers = [
         ["layers 0-3: causal", "q\\k 0 1", "  0 ■ ⬚", "  1 ■ ■"],
+        ["layer 5: sink(1)", "q\\k 0 1", "  0 ■ ⬚", "  1 ■ ⬚"],
         ["sliding_attention: sliding_window(1)", "q\\k 0 1", "  0 ■ ⬚", "  1 ⬚ ■"],
     ]
-    assert shown(capsys) == [str(masks), "", *layers[0], "", *layers[1]]
+    assert shown(capsys) == [str(masks), "", *layers[0], "", *layers[1], "", *layers[2]]
 
 
 def test_data_is_for_the_layers_that_read_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,7 @@ def test_a_file_is_never_half_written(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (Causal(), 16),
         (Sink(4) | SlidingWindow(1024), 4096),
+        (SlidingWindow(2**31 - 1), 131_072),
         (Causal() & ~Document(torch.zeros(2, 50, dtype=torch.long)), 50),
         (PrefixLM(torch.tensor([3, 9])), 36),
         (PrefixLM(until=151_643), 16),
@@ -220,6 +221,12 @@ def test_a_notebook_shows_the_picture() -> None:
     layers = PerLayer({0: Sink(1), "default": "causal"})
     assert layers._repr_svg_() == picture(layers, 16).svg()
     assert len(masks(picture(layers, 16).svg())) == 2
+
+
+def test_a_picture_shows_itself() -> None:
+    drawn = Causal().picture(2, tokens=["a", "b"])
+    assert repr(drawn) == drawn.text() == "causal\n\nq\\k a b\n  a ■ ⬚\n  b ■ ■"
+    assert drawn._repr_svg_() == drawn.svg()
 
 
 @pytest.mark.parametrize("pattern", [Document(), Causal() & PrefixLM(until=5)], ids=str)

@@ -22,7 +22,7 @@ from .tiles import Tiles, tiles_of
 
 MOST_CELLS = 64  # up to here each pair of tokens is drawn
 MOST_TILES = 128
-_PLAIN_LENGTH = 16
+_PLAIN_LENGTH, _MOST_TELLING = 16, 1 << 17
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Panel:
     tiles: Tiles
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
-    """Masks side by side, over the same tokens.
+    """Masks side by side, over the same tokens. A terminal shows it in characters, a notebook as SVG.
 
     Args:
         title: the pattern's text.
@@ -88,6 +88,9 @@ class Picture:
             raise bad_argument("path", f"{str(path)!r}", "a file in a folder that exists", "Make the folder first.")
         _write_whole(path, self.svg().encode() if path.suffix.lower() == ".svg" else self._png())
 
+    __repr__ = text
+    _repr_svg_ = svg
+
     def _png(self) -> bytes:
         from .png import png
 
@@ -102,16 +105,7 @@ def picture(
     There is a panel for each of the layers that are named together, each row of the batch, and each head; heads that
     follow each other and look alike share one. Layers with upstream's own mask are left out: it depends on the model.
 
-    Args:
-        masks: a pattern, or a pattern per layer.
-        length: tokens per row, none of them padding.
-        heads: query heads, as for `Pattern.dense`.
-        tokens: for the axes, one per position.
-        inputs: as for `Pattern.dense`.
-
-    Raises:
-        ValueError: data is missing or wrong, `tokens` are not `length` strings, no layer has a pattern, or the mask is
-            longer than can be drawn without ranges.
+    Arguments and errors as for `Drawable.picture`; it is an error, too, if no layer has a pattern.
     """
     names, read = _checked_tokens(tokens, length), set[str]()
     panels: list[Panel] = []
@@ -124,24 +118,28 @@ def picture(
 
 def telling_length(masks: Masks) -> int:
     """A length at which a picture tells something: of the tokens bound to the patterns, or else 16, or four times
-    their largest size if that is more.
+    their largest size if that is more; at most 131,072.
     """
     named = [part for _, pattern in _patterns(masks) for part in _with_parts(pattern)]
     bound = [length for part in named for length in _bound_lengths(part)]
-    return max(bound) if bound else max([_PLAIN_LENGTH, *(4 * size for part in named for size in _sizes(part))])
+    sizes = [size for part in named for size in _sizes(part)]
+    return max(bound) if bound else min(max([_PLAIN_LENGTH, *(4 * size for size in sizes)]), _MOST_TELLING)
 
 
 def _patterns(masks: Masks) -> list[tuple[str, Pattern]]:
     """What is drawn, and its title; the only pattern needs none."""
     if isinstance(masks, Pattern):
         return [("", masks)]
-    named = [(f"layers {key}" if key[0].isdigit() else key, mask) for key, mask in masks.layers]
-    patterns = [(f"{name}: {mask}", mask) for name, mask in named if isinstance(mask, Pattern)]
+    patterns = [(f"{_layers(key)}: {mask}", mask) for key, mask in masks.layers if isinstance(mask, Pattern)]
     if not patterns:
         raise bad_argument(
             "mask_pattern", str(masks), "a pattern for some layer", "Name one: there is nothing to draw."
         )
     return patterns
+
+
+def _layers(key: str) -> str:
+    return f"layer {key}" if key.isdigit() else f"layers {key}" if key[0].isdigit() else key
 
 
 def _checked_tokens(tokens: Sequence[str] | None, length: int) -> tuple[str, ...] | None:

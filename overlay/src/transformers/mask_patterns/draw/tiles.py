@@ -16,7 +16,7 @@ from ..ranges import Ranges
 
 
 MOST_DENSE = 16_384  # positions of a mask without ranges, each pair of which is looked at
-_AT_ONCE = 1 << 24  # pairs looked at together
+_AT_ONCE = 1 << 20  # pairs looked at together
 LEVELS = 4
 
 
