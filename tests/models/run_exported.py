@@ -40,9 +40,9 @@ def forwards(model: Any, ids: Tensor, real: Tensor | None) -> Iterator[tuple[str
 
 def generated(model: Any, ids: Tensor, real: Tensor) -> Iterator[tuple[str, Tensor]]:
     call = {"attention_mask": real, "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    documents = {"mask_pattern": "causal & document", "mask_inputs": {"document_ids": DOCUMENTS}}
     for cache in ("dynamic", "static"):
         yield f"greedy {cache}", model.generate(ids, cache_implementation=cache, **call)
-    documents = {"mask_pattern": "causal & document", "mask_inputs": {"document_ids": DOCUMENTS}}
     yield "documents", model.generate(ids, **documents, **call)
 
 

@@ -16,7 +16,7 @@ from run_exported import REAL
 from small_models import BACKENDS, FAMILIES, TREE, make_model
 from torch import Tensor
 
-from transformers import AutoConfig, AutoTokenizer, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
 from transformers.mask_patterns import Causal, Document, Sink, SlidingWindow, from_function
 from transformers.mask_patterns.bundle import bundle
 from transformers.mask_patterns.config import WARNING, ConfigPattern, for_file
@@ -25,6 +25,7 @@ from transformers.mask_patterns.export import export_for_stock
 
 SCRIPT = Path(__file__).with_name("run_exported.py")
 TOKENIZER = Path(__file__).resolve().parents[2] / "examples/tiny_qwen3/model"
+SIZES: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 STREAMING = Sink(1) | SlidingWindow(3)
 
 
@@ -167,6 +168,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Pat
         (make_model(), "got no pattern in its config"),
         (make_model(mask_pattern=Causal() & ~named), "got the function 'mine_alone'"),
         (Mine(make_model(mask_pattern="causal").config), "got Mine; expected one of .*Qwen3ForCausalLM"),
+        (LlamaForCausalLM(LlamaConfig(**SIZES)), "got LlamaForCausalLM; expected one of Qwen2 and Qwen3"),
         (torch.nn.Linear(1, 1), "got Linear"),
     ]:
         with pytest.raises(ValueError, match=message):

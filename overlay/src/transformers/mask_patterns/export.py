@@ -20,6 +20,7 @@ from .grammar import parse
 from .library import Function
 
 
+_MODEL_TYPES = ("qwen2", "qwen3")  # their forward takes masks per layer, and their weights are saved as they are named
 _HEADER = '''"""{base} and its heads with a mask pattern, for stock transformers: load with trust_remote_code=True.
 
 Written by transformers.mask_patterns.export (Apache-2.0). The pattern is in config.json; the files beside this one are
@@ -96,9 +97,11 @@ class _Family:
     @classmethod
     def of(cls, model: Any) -> _Family:
         config = type(getattr(model, "config", None))
-        family = cls(config, dict(_auto_classes(config)))
+        family = cls(
+            config, dict(_auto_classes(config) if getattr(config, "model_type", None) in _MODEL_TYPES else ())
+        )
         if type(model) not in family.classes.values():
-            expected = f"one of {', '.join(c.__name__ for c in family.classes.values()) or 'Qwen2, Qwen3'}"
+            expected = f"one of {', '.join(c.__name__ for c in family.classes.values()) or 'Qwen2 and Qwen3'}"
             remedy = "Export what is inside a wrapper (PEFT: merge_and_unload()); code of your own is not exported."
             raise bad_argument("model", type(model).__name__, expected, remedy)
         return family

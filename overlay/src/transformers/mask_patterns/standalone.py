@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers.masking_utils import create_masks_for_generate
 from transformers.utils.generic import merge_with_config_defaults
 
 from transformers import AttentionInterface, DynamicCache
@@ -22,7 +21,7 @@ from transformers import AttentionInterface, DynamicCache
 from .attention import AttentionOutput, attend
 from .config import ConfigPattern, for_file
 from .errors import bad_argument
-from .hooks import Backend, masks, prepares_own_masks
+from .hooks import Backend, masks
 
 
 _FUNCTIONS = AttentionInterface()
@@ -96,11 +95,9 @@ class MaskedHead:
         super()._validate_model_kwargs(known)  # type: ignore[misc]
 
     @staticmethod
-    def create_masks_for_generate(config: Any, attention_mask: Any = None, **arguments: Any) -> Any:
-        """Masks ahead of the forward, for static caches; a pattern's are left to the forward."""
-        if prepares_own_masks(config):
-            return attention_mask
-        return create_masks_for_generate(config=config, attention_mask=attention_mask, **arguments)
+    def create_masks_for_generate(attention_mask: Any = None, **_: Any) -> Any:
+        """For static caches `generate` makes masks ahead of the forward, which do not know a pattern: not here."""
+        return attention_mask
 
 
 def obey_masks(model: Any) -> None:
