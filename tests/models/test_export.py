@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from run_exported import REAL
-from small_models import BACKENDS, FAMILIES, TREE, make_model
+from run_exported import REAL, backends
+from small_models import FAMILIES, TREE, make_model
 from torch import Tensor
 
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
-from transformers.mask_patterns import Causal, Document, Sink, SlidingWindow, from_function
+from transformers.mask_patterns import Causal, Document, PerHead, Sink, SlidingWindow, from_function
 from transformers.mask_patterns.bundle import bundle
 from transformers.mask_patterns.config import WARNING, ConfigPattern, for_file
 from transformers.mask_patterns.export import export_for_stock
@@ -27,6 +27,10 @@ SCRIPT = Path(__file__).with_name("run_exported.py")
 TOKENIZER = Path(__file__).resolve().parents[2] / "examples/tiny_qwen3/model"
 SIZES: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 STREAMING = Sink(1) | SlidingWindow(3)
+PATTERNS: dict[str, Any] = {
+    "qwen2": {0: STREAMING, 1: "native"},
+    "qwen3": {0: PerHead({0: STREAMING, 1: "causal & ~sink(1)"}), 1: "chunked(4)"},
+}
 
 
 def run(tree: Path, modules: Path, *arguments: Any) -> str:
@@ -50,7 +54,7 @@ def computed(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """What `run_exported` finds: by the fork, by stock, and by the fork in what stock saved again."""
     folder = tmp_path_factory.mktemp("computed")
     for family in FAMILIES:
-        export_for_stock(make_model(family, mask_pattern=STREAMING), folder / family)
+        export_for_stock(make_model(family, mask_pattern=PATTERNS[family]), folder / family)
     exported, again = ([folder / f"{family}{end}" for family in FAMILIES] for end in ("", "_again"))
     run(upstream, folder / "stock_modules", SCRIPT, upstream, *exported)
     run(TREE, folder / "fork_modules", SCRIPT, TREE, *exported, *again)
@@ -64,10 +68,10 @@ def test_stock_computes_what_the_fork_computes(family: str, computed: Any, ids: 
     assert [name for name in fork if not torch.equal(fork[name], stock[name])] == []
     assert [name for name in fork if not torch.equal(fork[name], again[name])] == []
     with torch.no_grad():
-        assert torch.equal(stock["sdpa none one"], make_model(family, mask_pattern=STREAMING)(ids).logits)
+        assert torch.equal(stock["sdpa none one"], make_model(family, mask_pattern=PATTERNS[family])(ids).logits)
     assert not torch.allclose(stock["sdpa none one"], stock["sdpa none native"], atol=1e-2)
     real = torch.tensor(REAL["left"]).bool()
-    for backend in BACKENDS:  # the mask is in force, and padding does not move it
+    for backend in backends(PATTERNS[family]):  # the mask is in force, and padding does not move it
         assert torch.allclose(stock[f"{backend} left one"][0], stock[f"{backend} none one"][0], atol=1e-4)
         assert torch.allclose(stock[f"{backend} left two parts"][real], stock[f"{backend} left one"][real], atol=1e-4)
 
@@ -167,6 +171,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Pat
     for model, message in [
         (make_model(), "got no pattern in its config"),
         (make_model(mask_pattern=Causal() & ~named), "got the function 'mine_alone'"),
+        (make_model(mask_pattern={0: PerHead({0: named, 1: "causal"}), 1: "native"}), "got the function 'mine_alone'"),
         (Mine(make_model(mask_pattern="causal").config), "got Mine; expected one of .*Qwen3ForCausalLM"),
         (LlamaForCausalLM(LlamaConfig(**SIZES)), "got LlamaForCausalLM; expected one of Qwen2 and Qwen3"),
         (torch.nn.Linear(1, 1), "got Linear"),
@@ -184,7 +189,8 @@ def test_the_library_in_a_folder_needs_torch_and_transformers_alone() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.level:
                 assert node.level == 1
-                assert f"{node.module}.py" in files
+                sources = [node.module] if node.module else [alias.name for alias in node.names]
+                assert all(f"{source}.py" in files for source in sources)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
                 assert {str(name).partition(".")[0] for name in names} <= {

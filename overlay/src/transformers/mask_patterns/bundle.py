@@ -65,25 +65,37 @@ def _flattened(module: _Module) -> tuple[str, set[_Module]]:
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.ImportFrom):
             continue
-        target = _Module(resolve_name("." * node.level + (node.module or ""), module.parent))
-        if _is_bundled(target.name):
-            _check(module, node, target)
-            imported.add(target)
-            source = f".{target.flat_name}"
+        source = resolve_name("." * node.level + (node.module or ""), module.parent)
+        here = lines[node.lineno - 1]
+        if not _is_bundled(source):
+            found, line = set(), _from(source, here)
+        elif parts := {
+            _Module(f"{source}.{alias.name}") for alias in node.names if _is_module(f"{source}.{alias.name}")
+        }:
+            found, line = parts, _modules(module, node, parts, here)
         else:
-            source = target.name
-        line = lines[node.lineno - 1]
-        lines[node.lineno - 1] = re.sub(r"from\s+[\w.]+\s+import", f"from {source} import", line, count=1)
+            found, line = {_Module(source)}, _from(f".{_Module(source).flat_name}", here)
+        imported |= found
+        lines[node.lineno - 1] = line
     return "".join(lines), imported
+
+
+def _from(source: str, line: str) -> str:
+    return re.sub(r"from\s+[\w.]+\s+import", f"from {source} import", line, count=1)
+
+
+def _modules(module: _Module, node: ast.ImportFrom, parts: set[_Module], line: str) -> str:
+    """`from . import a` in terms of flat files; transformers finds these only where names are imported from them."""
+    if len(parts) != 1 or len(node.names) != 1:
+        raise ValueError(f"{module.name}, line {node.lineno}: import one module at a time: {line.strip()!r}.")
+    (part,), (alias,) = parts, node.names
+    indent, flat = line[: node.col_offset], part.flat_name
+    return f"{indent}from .{flat} import __name__ as _\n{indent}from . import {flat} as {alias.asname or alias.name}\n"
+
+
+def _is_module(name: str) -> bool:
+    return _Module(name).file.exists()
 
 
 def _is_bundled(name: str) -> bool:
     return f"{name}.".startswith(f"{_PACKAGE}.") and not f"{name}.".startswith(f"{_LEFT_OUT}.")
-
-
-def _check(module: _Module, node: ast.ImportFrom, target: _Module) -> None:
-    """Refuse to import modules, rather than names from them: transformers would not find the file."""
-    names = [alias.name for alias in node.names if _Module(f"{target.name}.{alias.name}").file.exists()]
-    if names or target.name == _PACKAGE:
-        what = ", ".join(names or [alias.name for alias in node.names])
-        raise ValueError(f"{module.name}, line {node.lineno}: write `from .module import name` for {what}.")

@@ -16,7 +16,7 @@ import transformers
 
 from .bundle import bundle
 from .errors import bad_argument
-from .grammar import parse
+from .layers import parse_masks
 from .library import Function
 
 
@@ -146,12 +146,12 @@ def _auto_classes(config: type) -> Iterator[tuple[str, type]]:
 
 
 def _check_pattern(config: Any) -> None:
-    text = getattr(config, "mask_pattern", None)
-    if text is None:
+    said = getattr(config, "mask_pattern", None)
+    if said is None:
         raise bad_argument(
             "model", "no pattern in its config", "one", "Set model.config.mask_pattern, or use save_pretrained()."
         )
-    functions = [str(part) for part in _parts(parse(text)) if isinstance(part, Function)]
+    functions = [str(part) for part in _parts(parse_masks(said)) if isinstance(part, Function)]
     if functions:
         expected = "a pattern made of the library's own"
         raise bad_argument("mask_pattern", f"the function {functions[0]!r}", expected, "Its code is not exported.")

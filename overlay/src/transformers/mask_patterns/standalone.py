@@ -13,6 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from transformers.utils.generic import merge_with_config_defaults
 
@@ -68,6 +69,9 @@ class MaskedModel:
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            position_ids = (torch.arange(embeds.shape[1], device=embeds.device) + past)[None]
         return super().forward(  # type: ignore[misc]
             attention_mask=masks(self, attention_mask, input_ids, embeds, position_ids, past_key_values, kwargs),
             position_ids=position_ids,
