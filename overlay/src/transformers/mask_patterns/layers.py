@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from .choices import Choices
-from .draw.drawable import Drawable
+from .drawable import Drawable
 from .errors import PatternSyntaxError, bad_argument
 from .grammar import MAX_LENGTH, is_text
 from .library import Causal, PerHead, SlidingWindow

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from .draw.drawable import Drawable
+from .drawable import Drawable
 from .errors import bad_argument
 from .inputs import RowData, Rows
 from .positions import Layout
