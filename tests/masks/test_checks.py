@@ -171,6 +171,12 @@ def test_a_report_says_what_later_tokens_change() -> None:
     assert lines[2].endswith("at 5 of 5 splits: 1, 2, 3, 4, 5, if later tokens change nothing: ask with split=")
 
 
+def test_a_split_that_a_pattern_has_no_meaning_for_is_not_cache_safe() -> None:
+    assert "cache-safe      at 1: no, it cannot be said of these alone: `length`" in str(
+        BlockDiffusion(1).check(8, split=1)
+    )
+
+
 def test_layers_are_checked_in_their_order() -> None:
     """Token 0 sees token 2. Where that comes last, 2 already knew 1; where it comes first, 1 learns of 2 from 0."""
     ahead, back = from_function(lambda b, h, q, k: (q == 0) & (k == 2)), SlidingWindow(2)

@@ -129,6 +129,9 @@ class Report:
 
         So may a later gist token, segment or half of a row: what was visible while the cache was filled is not what
         the whole row says. None where it changes nothing, or without a split.
+
+        Raises:
+            ValueError: the pattern cannot be said of the first tokens alone, as block diffusion of an odd number.
         """
         if self.split is None or self._held is None:
             return None
@@ -168,11 +171,8 @@ class Report:
     __repr__ = __str__
 
     def _cache(self) -> str:
-        if self.split is not None and self.stale_pair is None and self.revised_pair is not None:
-            q, k = self.revised_pair
-            return f"at {self.split}: no, later tokens change whether token {q:,} sees token {k:,}"
         if self.split is not None:
-            return f"at {self.split}: {_seen(self.stale_pair)}"
+            return f"at {self.split:,}: {_seen(self.stale_pair) if self.stale_pair else self._later()}"
         splits = ~self.stale[1:-1]
         safe = (splits.nonzero()[:, 0] + 1).tolist()
         some = ", ".join(map(str, safe[:_SOME])) + (", ..." if len(safe) > _SOME else "")
@@ -180,6 +180,13 @@ class Report:
         if not all(pattern.settled for pattern in self.patterns):
             return f"{where}, if later tokens change nothing: ask with split="
         return "yes, at every split" if len(safe) == len(splits) else where
+
+    def _later(self) -> str:
+        try:
+            pair = self.revised_pair
+        except ValueError as error:
+            return f"no, it cannot be said of these alone: {error}"
+        return "yes" if pair is None else f"no, later tokens change whether token {pair[0]:,} sees token {pair[1]:,}"
 
     @property
     def _layout(self) -> Layout:
