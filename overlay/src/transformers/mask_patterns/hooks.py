@@ -38,6 +38,7 @@ from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import grid, visible_grid
 from .pattern import Pattern
 from .positions import Layout
+from .training import LeakWatch, watched
 
 
 class Backend(Enum):
@@ -79,6 +80,17 @@ def adopt(model: Any) -> None:
     base = getattr(model, "base_model", model)
     if base is not model and hasattr(type(model), "get_mask_pattern"):
         object.__setattr__(base, "get_mask_pattern", model.get_mask_pattern)
+
+
+def loss_function(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a model's `loss_function` is in place of `function`: the same, and a next-token loss looks for label leaks.
+
+    Only in training, after a forward under a pattern that may see the future.
+    """
+    watch = getattr(model.base_model, "_leak_watch", None) if model.training else None
+    if watch is None or watch.seen is None or function.__name__ != "ForCausalLMLoss":
+        return function
+    return partial(watched, watch, function)
 
 
 def prepares_own_masks(config: Any) -> bool:
@@ -126,8 +138,17 @@ def masks(
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs)
+        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, _watch(model))
     return dict.fromkeys(forward.layer_types, lowered)
+
+
+def _watch(model: Any) -> LeakWatch | None:
+    """Who looks for label leaks while this base model trains."""
+    if not model.training:
+        return None
+    if not hasattr(model, "_leak_watch"):
+        object.__setattr__(model, "_leak_watch", LeakWatch())
+    return model._leak_watch  # type: ignore[no-any-return]
 
 
 def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
@@ -260,6 +281,7 @@ class _Forward:
         input_ids: Tensor | None,
         position_ids: Tensor | None,
         inputs: Mapping[str, Tensor],
+        watch: LeakWatch | None,
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
         backend = self.backend(f"mask_pattern={str(said)!r}")
@@ -280,10 +302,19 @@ class _Forward:
             self._check_cache(pattern, bound, rows)
             return self._lower(bound, layout, backend)
 
-        own = partial(self._own_mask, mask, position_ids)
-        masks = self._layers(lower, None if real is None or bool(real.all()) else real, plan, own)
+        real = None if real is None or bool(real.all()) else real
+        masks = self._layers(lower, real, plan, partial(self._own_mask, mask, position_ids))
         Rows(Layout.of(1, 0), data, read=read).require_all_read(said)
+        if watch is not None:
+            watch.saw(said, self._resolved(said), Rows(self._layout(*self._geometry(0), real), data))
         return masks
+
+    def _resolved(self, said: Masks | Own) -> Sequence[Pattern]:
+        """What each layer shows, upstream's own masks as patterns."""
+        if not isinstance(said, PerLayer):
+            return [mask for mask in self.plan(said) if isinstance(mask, Pattern)]
+        window = getattr(self.config, "sliding_window", None)
+        return said.resolve(int(self.config.num_hidden_layers), getattr(self.config, "layer_types", None), window)
 
     def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
         """Upstream's own mask for a layer of this type."""
