@@ -171,7 +171,7 @@ def _per_head(draw: st.DrawFn, a: Said, b: Said) -> Said:
     def means(r: int, g: int, q: int, k: int) -> bool:
         return (first, second)[g].means(r, g, q, k)
 
-    return Said(pattern, means, a.reads | b.reads)
+    return Said(pattern, means, first.reads | second.reads)
 
 
 @st.composite
