@@ -153,7 +153,7 @@ class Pattern(Drawable, ABC):
     def head_counts(self, heads: int) -> tuple[int, int]:
         """Query heads and groups of a layout in which every group that is named occurs."""
         said, least = self.head_groups
-        heads = max(heads, least) if heads == 1 else heads
+        heads = (said or least) if heads == 1 else heads
         return heads, said if said and heads % said == 0 else heads
 
     @property
