@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_masks import said_patterns, unpadded
+from random_masks import inputs, said_patterns, unpadded
 from torch import Tensor
 
 from transformers.mask_patterns import Causal, Pattern, Sink, SlidingWindow, from_function
@@ -23,9 +23,11 @@ def counted(seen: Tensor, rows: list[int], columns: list[int]) -> list[list[int]
     ]
 
 
-def by_hand(pattern: Pattern, length: int, most: int) -> list[list[tuple[list[list[int]], list[list[int]]]]]:
+def by_hand(
+    pattern: Pattern, length: int, most: int, data: dict[str, Tensor]
+) -> list[list[tuple[list[list[int]], list[list[int]]]]]:
     """Visible pairs, and those with a later key, per row, head and tile."""
-    mask, borders = pattern.dense(length), cuts(length, most).tolist()
+    mask, borders = pattern.dense(length, **data), cuts(length, most).tolist()
     return [
         [(counted(seen, borders, borders), counted(seen.triu(1), borders, borders)) for seen in heads]
         for heads in mask
@@ -35,13 +37,15 @@ def by_hand(pattern: Pattern, length: int, most: int) -> list[list[tuple[list[li
 @given(st.data())
 def test_tiles_are_the_counts_of_the_whole_mask(data: st.DataObject) -> None:
     batch, length = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 12))
-    pattern = data.draw(said_patterns(unpadded(batch, length))).pattern
+    real = unpadded(batch, length)
+    said = data.draw(said_patterns(real))
+    given = inputs(real, said.reads)
     most = data.draw(st.integers(1, 13))
     found = [
         [(tiles.seen.tolist(), tiles.ahead.tolist()) for tiles in row]
-        for row in tiles_of(*pattern.placed(length), most)
+        for row in tiles_of(*said.pattern.placed(length, **given), most)
     ]
-    assert found == by_hand(pattern, length, most)
+    assert found == by_hand(said.pattern, length, most, given)
 
 
 @given(st.integers(1, 200), st.integers(1, 200))
@@ -88,7 +92,7 @@ def test_bands_of_a_mask_without_ranges_are_put_together(monkeypatch: pytest.Mon
     monkeypatch.setattr(tiles_module, "_AT_ONCE", 70)
     pattern = from_function(lambda b, h, q, k: (q * k) % 3 == 1)
     tiles = tiles_of(*pattern.placed(30), most=4)[0][0]
-    assert [(tiles.seen.tolist(), tiles.ahead.tolist())] == by_hand(pattern, 30, 4)[0]
+    assert [(tiles.seen.tolist(), tiles.ahead.tolist())] == by_hand(pattern, 30, 4, {})[0]
 
 
 def test_a_long_mask_without_ranges_is_refused() -> None:
