@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from inspect import getattr_static
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,15 +17,20 @@ from torch import Tensor
 
 from .attention import AttentionFunction, EagerMask, FlexMask, LayerMasks, LoweredMask, NativeCausal, SdpaMask, attend
 from .checks import first_stale_pair
-from .config import ConfigPattern
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import real_tokens, whole_mask
+from .generation import check_arguments, mask_preparation
 from .grammar import parse
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import grid, visible_grid
+from .owners import spokesman
 from .pattern import Pattern
 from .positions import Layout, Rows
+from .takers import check_config, computes_with_its_mask
+
+
+__all__ = ["attention_function", "check_arguments", "check_config", "mask_function", "mask_preparation", "masks"]
 
 
 class Backend(Enum):
@@ -51,28 +55,6 @@ _MEMORIES: WeakKeyDictionary[Any, _CacheMemory] = WeakKeyDictionary()
 def attention_function(function: AttentionFunction) -> AttentionFunction:
     """What `AttentionInterface.get_interface` returns in place of `function`: the same, and it obeys our masks too."""
     return partial(attend, function)
-
-
-def adopt(model: Any) -> None:
-    """At the end of a model's construction: its base model may then ask the owner's `get_mask_pattern`.
-
-    Raises:
-        UnsupportedMaskError: the config says a mask pattern, but is of a model that does not ask for it.
-    """
-    said = model.config.__dict__.get("mask_pattern")
-    if said is not None and not isinstance(getattr_static(type(model.config), "mask_pattern", None), ConfigPattern):
-        kind = type(model.config).__name__
-        raise UnsupportedMaskError(
-            f"{kind}: mask_pattern={said!r} would be ignored by this model. Qwen2 and Qwen3 take one."
-        )
-    base = getattr(model, "base_model", model)
-    if base is not model and hasattr(type(model), "get_mask_pattern"):
-        object.__setattr__(base, "get_mask_pattern", model.get_mask_pattern)
-
-
-def prepares_own_masks(config: Any) -> bool:
-    """Whether masks made ahead of the forward, as `generate` does for static caches, would miss a pattern."""
-    return getattr(config, "mask_pattern", None) is not None
 
 
 def masks(
@@ -108,6 +90,7 @@ def masks(
         _check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
             return attention_mask
+        _check_router(attention_mask, kwargs)
         lowered = forward.whole(attention_mask)
     else:
         _check_combination(pattern, attention_mask)
@@ -116,6 +99,29 @@ def masks(
             return attention_mask
         lowered = forward.pattern(pattern, attention_mask, input_ids, position_ids, inputs)
     return dict.fromkeys(forward.layer_types, lowered)
+
+
+def mask_function(
+    model: Any, function: Callable[..., Any], input_ids: Tensor | None, kwargs: MutableMapping[str, Any]
+) -> Callable[..., Any]:
+    """What a forward with one mask for all layers calls in place of upstream's `function`; `masks` says the rest."""
+    if computes_with_its_mask(type(model)):
+        return function
+
+    def asked(*, attention_mask: Any, **given: Any) -> Any:
+        embeds, positions, cache = (given[name] for name in ("inputs_embeds", "position_ids", "past_key_values"))
+        found = masks(model, attention_mask, input_ids, embeds, positions, cache, kwargs)
+        return _only(found) if isinstance(found, Mapping) else function(attention_mask=found, **given)
+
+    return asked
+
+
+def _only(masks: Mapping[str, Any]) -> Any:
+    """The one mask of all layers."""
+    first, *others = masks.values()
+    if any(other is not first for other in others):
+        raise bad_argument("attention_mask", f"masks for {sorted(masks)}", "one for all layers", "Pass that one.")
+    return first
 
 
 def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
@@ -129,8 +135,8 @@ def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
 def _pattern(
     model: Any, given: Any, input_ids: Tensor | None, attention_mask: Any, inputs: Mapping[str, Tensor]
 ) -> Pattern | None:
-    """The pattern of this call: the one passed, else the subclass's, else the config's."""
-    if given is None and (own := getattr(model, "get_mask_pattern", None)) is not None:
+    """The pattern of this call: the one passed, else what a `get_mask_pattern` says, else the config's."""
+    if given is None and (own := spokesman(model)) is not None:
         given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
     if given is None:
         given = getattr(model.config, "mask_pattern", None)
@@ -155,6 +161,14 @@ def _check_prepared(attention_mask: Any, config: Any) -> None:
             expected = f"what {backend} takes as it is"
             remedy = "Pass the tensor itself as attention_mask, not in a mapping."
             raise bad_argument(f"attention_mask[{kind!r}]", f"a {mask.dtype} tensor", expected, remedy)
+
+
+def _check_router(mask: Tensor, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a whole mask where the loss that balances experts reads the same argument, to leave padding out."""
+    if kwargs.get("output_router_logits"):
+        expected = "a 2D mask beside output_router_logits=True, whose loss counts the real tokens by it"
+        remedy = "Put the mask in a pattern, from_function(lambda b, h, q, k: mask[b, q, k]), or switch the loss off."
+        raise bad_argument("attention_mask", f"a {mask.ndim}D mask", expected, remedy)
 
 
 def _check_combination(pattern: Pattern, attention_mask: Any) -> None:
@@ -188,7 +202,9 @@ class _Forward:
 
     @property
     def layer_types(self) -> set[str]:
-        return set(getattr(self.config, "layer_types", None) or ["full_attention"])
+        windowed = getattr(self.config, "sliding_window", None) is not None
+        one = "sliding_attention" if windowed else "full_attention"
+        return set(getattr(self.config, "layer_types", None) or [one])
 
     @property
     def is_plain_flash(self) -> bool:
