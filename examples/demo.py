@@ -25,8 +25,10 @@ from rich.table import Table
 from torch import Tensor
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.mask_patterns import Causal, Pattern, PrefixLM, Sink, SlidingWindow, draw
+from transformers.mask_patterns import Causal, Pattern, PrefixLM, Sink, SlidingWindow
 from transformers.mask_patterns.checks import first_future_key
+from transformers.mask_patterns.draw.picture import picture
+from transformers.mask_patterns.draw.terminal import cells
 
 
 TINY = Path(__file__).parent / "tiny_qwen3"
@@ -122,7 +124,7 @@ def generate(model: Any, prompt: Tensor, pattern: Pattern) -> tuple[Tensor, floa
 def report(console: Console, results: list[Result], prompt: str) -> None:
     """Print a column per mask, then the continuations."""
     table = Table(*(str(result.pattern) for result in results))
-    table.add_row(*map(picture, results), end_section=True)
+    table.add_row(*map(shape, results), end_section=True)
     table.add_row(*(f"perplexity {result.perplexity:.2f}" for result in results), end_section=True)
     table.add_row(*map(cache_verdict, results), end_section=True)
     table.add_row(*map(future_verdict, results))
@@ -132,9 +134,9 @@ def report(console: Console, results: list[Result], prompt: str) -> None:
         console.print(f"[bold]{result.pattern}[/]: {result.continuation!r}", highlight=False)
 
 
-def picture(result: Result) -> str:
+def shape(result: Result) -> str:
     """The mask's shape on 8 tokens."""
-    drawn = draw.text(result.small.dense(8))
+    drawn = "\n".join(cells(picture(result.small, 8).panels[0].tiles))
     return drawn if result.small == result.pattern else f"{drawn}\nlike\n{result.small}"
 
 

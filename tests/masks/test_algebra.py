@@ -23,8 +23,9 @@ from transformers.mask_patterns import (
     from_function,
 )
 from transformers.mask_patterns.checks import first_future_key, first_stale_pair, is_autoregressive
+from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.dense import key_ranges, visible_grid
-from transformers.mask_patterns.positions import Layout, Rows
+from transformers.mask_patterns.positions import Layout
 from transformers.mask_patterns.ranges import Ranges
 
 
@@ -161,8 +162,8 @@ def test_causal_is_claimed_where_the_pattern_shows_it(pattern: Pattern, causal: 
 def test_autoregressive_agrees_with_a_search(said: Said) -> None:
     seen = brute_force(said, REAL, SLOTS, SLOTS)[:, 0].any(0)
     future = [(q, k) for q in SLOTS for k in SLOTS if k > q and seen[q, k]]
-    assert first_future_key(bound(said), LENGTH) == (future[0] if future else None)
-    assert is_autoregressive(bound(said), LENGTH) == (not future)
+    assert first_future_key(said.pattern, LENGTH) == (future[0] if future else None)
+    assert is_autoregressive(said.pattern, LENGTH) == (not future)
 
 
 @given(patterns, st.integers(0, LENGTH - 1))

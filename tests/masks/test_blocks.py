@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 from transformers.mask_patterns import Causal, Document, Pattern, Sink, SlidingWindow, from_function
+from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.blocks import block_mask, grid_block_mask
 from transformers.mask_patterns.lowering.dense import visible_grid
-from transformers.mask_patterns.positions import Layout, Rows
+from transformers.mask_patterns.positions import Layout
 
 
 HEADS = 2

@@ -1,71 +1,146 @@
-"""Pictures in the terminal: small masks key by key, long ones in tiles that never lie."""
+"""Pictures in the terminal: small masks key by key, long ones in shaded tiles."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
-from transformers.mask_patterns import Causal, Document, Sink, SlidingWindow
-from transformers.mask_patterns.draw import text
+from transformers.mask_patterns import (
+    Causal,
+    Document,
+    PerHead,
+    PerLayer,
+    PrefixLM,
+    Sink,
+    SlidingWindow,
+    from_function,
+)
+from transformers.mask_patterns.draw.picture import picture
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
 
 
 def test_a_small_mask_is_drawn_key_by_key(capsys: pytest.CaptureFixture[str]) -> None:
     (Sink(1) | SlidingWindow(2)).show(5)
-    assert capsys.readouterr().out == (
-        "■ ⬚ ⬚ ⬚ ⬚\n"
-        "■ ■ ⬚ ⬚ ⬚\n"
-        "■ ■ ■ ⬚ ⬚\n"
-        "■ ⬚ ■ ■ ⬚\n"
-        "■ ⬚ ⬚ ■ ■\n"
-    )  # fmt: skip
+    assert shown(capsys) == [
+        "sink(1) | sliding_window(2)",
+        "",
+        "q\\k 0 1 2 3 4",
+        "  0 ■ ⬚ ⬚ ⬚ ⬚",
+        "  1 ■ ■ ⬚ ⬚ ⬚",
+        "  2 ■ ■ ■ ⬚ ⬚",
+        "  3 ■ ⬚ ■ ■ ⬚",
+        "  4 ■ ⬚ ⬚ ■ ■",
+    ]
 
 
-def test_rows_and_heads_stand_one_below_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_later_keys_have_a_sign_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    SlidingWindow(2, symmetric=True).show(3)
+    assert shown(capsys)[2:] == [
+        "q\\k 0 1 2",
+        "  0 ■ ◆ ⬚",
+        "  1 ■ ■ ◆",
+        "  2 ⬚ ■ ■",
+        "",
+        "◆ a key later than its query",
+    ]
+
+
+def test_tokens_stand_on_both_axes(capsys: pytest.CaptureFixture[str]) -> None:
+    Causal().show(5, tokens=["The", " cat", "猫", "\n", "Antidisestablishment"])
+    assert shown(capsys)[2:] == [
+        "                     A",
+        "                     n",
+        "                     t",
+        "                     i",
+        "               ␣     d",
+        "             T c     i",
+        "             h a   \\ s",
+        "         q\\k e t 猫n …",
+        "         The ■ ⬚ ⬚ ⬚ ⬚",
+        "        ␣cat ■ ■ ⬚ ⬚ ⬚",
+        "          猫 ■ ■ ■ ⬚ ⬚",
+        "          \\n ■ ■ ■ ■ ⬚",
+        "Antidisesta… ■ ■ ■ ■ ■",
+    ]
+
+
+def test_rows_stand_one_below_the_other(capsys: pytest.CaptureFixture[str]) -> None:
     (Causal() & Document()).show(2, document_ids=torch.tensor([[0, 0], [0, 1]]))
-    assert capsys.readouterr().out == "row 0, head 0:\n■ ⬚\n■ ■\nrow 1, head 0:\n■ ⬚\n⬚ ■\n"
+    rows = [["row 0", "q\\k 0 1", "  0 ■ ⬚", "  1 ■ ■"], ["row 1", "q\\k 0 1", "  0 ■ ⬚", "  1 ⬚ ■"]]
+    assert shown(capsys) == ["causal & document", "", *rows[0], "", *rows[1]]
 
 
-def test_a_mask_of_64_tokens_is_not_shaded() -> None:
-    lines = text(Causal().dense(64)).split("\n")
-    assert lines == [" ".join("■" * (q + 1) + "⬚" * (63 - q)) for q in range(64)]
+def test_heads_that_look_alike_are_drawn_once(capsys: pytest.CaptureFixture[str]) -> None:
+    from_function(lambda b, h, q, k: (k <= q) & ((h < 3) | (k == q))).show(2, heads=4)
+    heads = [["heads 0-2", "q\\k 0 1", "  0 ■ ⬚", "  1 ■ ■"], ["head 3", "q\\k 0 1", "  0 ■ ⬚", "  1 ⬚ ■"]]
+    assert shown(capsys)[2:] == [*heads[0], "", *heads[1]]
 
 
-def test_a_long_mask_is_shaded_in_64_tiles() -> None:
-    lines = [line.split(" ") for line in text(Causal().dense(128)).split("\n")]  # two by two tokens a tile
-    assert [len(line) for line in lines] == [64] * 64
-    assert all(lines[q][k] == ("■" if k < q else "⬚") for q in range(64) for k in range(64) if q != k)
-    assert {lines[q][q] for q in range(64)} == {"▓"}  # three of four
+def test_groups_of_heads_are_drawn_as_often_as_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    PerHead({"0-1": Causal(), 2: SlidingWindow(1)}).show(2)
+    heads = [["heads 0-1", "q\\k 0 1", "  0 ■ ⬚", "  1 ■ ■"], ["head 2", "q\\k 0 1", "  0 ■ ⬚", "  1 ⬚ ■"]]
+    assert shown(capsys)[2:] == [*heads[0], "", *heads[1]]
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(100, 100), (65, 3), (1, 200), (4000, 4000)])
-@pytest.mark.parametrize("one", [False, True])
-def test_a_single_key_is_never_lost_among_others(queries: int, keys: int, one: bool) -> None:
-    seen = torch.full((1, 1, queries, keys), not one)
-    seen[0, 0, queries // 2, keys // 2] = one
-    drawn = text(seen).replace(" ", "").replace("\n", "")
-    assert set(drawn) - {"⬚" if one else "■"}
+def test_layers_are_drawn_as_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    masks = PerLayer({"0-3": "causal", 4: "native", 5: Sink(1), "sliding_attention": SlidingWindow(1)})
+    masks.show(2)
+    layers = [
+        ["layers 0-3: causal", "q\\k 0 1", "  0 ■ ⬚", "  1 ■ ■"],
+        ["layer 5: sink(1)", "q\\k 0 1", "  0 ■ ⬚", "  1 ■ ⬚"],
+        ["sliding_attention: sliding_window(1)", "q\\k 0 1", "  0 ■ ⬚", "  1 ⬚ ■"],
+    ]
+    assert shown(capsys) == [str(masks), "", *layers[0], "", *layers[1], "", *layers[2]]
 
 
-def tiles(seen: Tensor, rows: int, columns: int) -> list[list[Tensor]]:
-    """The parts of a mask, cut as evenly as they can be; where that does not come out even, they overlap."""
-    return [_cut(line, columns, 1) for line in _cut(seen, rows, 0)]
+def test_data_is_for_the_layers_that_read_it(capsys: pytest.CaptureFixture[str]) -> None:
+    masks = PerLayer({0: "causal", "default": "causal & document"})
+    masks.show(2, document_ids=torch.tensor([[0, 1]]))
+    assert [line for line in shown(capsys) if line.startswith("  1")] == ["  1 ■ ■", "  1 ⬚ ■"]
+    with pytest.raises(ValueError, match=r"`mask_inputs`: got \['segment_ids'\]"):
+        masks.show(2, document_ids=torch.tensor([[0, 1]]), segment_ids=torch.tensor([[0, 1]]))
 
 
-def _cut(seen: Tensor, parts: int, dim: int) -> list[Tensor]:
-    size = seen.shape[dim]
-    bounds = [(i * size // parts, -(-(i + 1) * size // parts)) for i in range(parts)]
-    return [seen.narrow(dim, start, end - start) for start, end in bounds]
+def test_upstreams_own_masks_alone_cannot_be_drawn() -> None:
+    with pytest.raises(ValueError, match="expected a pattern for some layer"):
+        picture(PerLayer({"default": "native"}), 4)
 
 
-@settings(max_examples=20)
-@given(st.integers(65, 100), st.integers(1, 100), st.integers(0, 99), st.sampled_from([0.0, 0.001, 0.02, 0.3]))
-def test_a_tile_is_empty_or_full_only_where_the_mask_is(queries: int, keys: int, seed: int, part: float) -> None:
-    few = torch.rand(queries, keys, generator=torch.Generator().manual_seed(seed)) < part
-    for seen in (few, ~few):
-        lines = [line.split(" ") for line in text(seen[None, None]).split("\n")]
-        for line, row in zip(lines, tiles(seen, len(lines), len(lines[0])), strict=True):
-            assert [shade == "⬚" for shade in line] == [not tile.any() for tile in row]
-            assert [shade == "■" for shade in line] == [bool(tile.all()) for tile in row]
+@pytest.mark.parametrize(
+    ("length", "header"),
+    [
+        (11, "q\\k 0   2   4   6   8   10"),
+        (36, "q\\k 0   2   4   6   8   10  12  14  16  18  20  22  24  26  28  30  32  34"),
+        (64, "q\\k 0    5    10   15   20   25   30   35   40   45   50   55   60"),
+    ],
+)
+def test_up_to_64_tokens_are_not_shaded_and_fit_into_80_columns(length: int, header: str) -> None:
+    lines = picture(Causal(), length).text().splitlines()[2:]
+    assert lines[0] == header
+    assert max(map(len, lines)) <= 80
+    signs = [line[4:].replace(" ", "") for line in lines[1:]]
+    assert signs == ["■" * (q + 1) + "⬚" * (length - 1 - q) for q in range(length)]
+
+
+def test_a_long_mask_is_shaded_in_32_by_64_tiles() -> None:
+    lines = picture(Causal(), 128).text().splitlines()[2:]
+    assert lines[0] == "q\\k 0                        50                       100"
+    labels = {0: "0", 12: "50", 25: "100"}
+    assert [line[:3].strip() for line in lines[1:]] == [labels.get(row, "") for row in range(32)]
+    # four queries and two keys a tile: of the two on the diagonal, 7 and 3 of 8 pairs are visible
+    assert [line[4:] for line in lines[1:]] == ["█" * 2 * row + "▓▒" + "·" * (62 - 2 * row) for row in range(32)]
+
+
+def test_a_long_mask_that_looks_ahead_says_so() -> None:
+    assert picture(PrefixLM(70), 100).text().endswith("\n\nsome queries see later keys")
+    assert "later" not in picture(PrefixLM(1), 100).text()  # the first token sees itself anyway
+
+
+def test_a_thin_window_does_not_vanish_at_100_000_tokens() -> None:
+    lines = picture(Sink(1) | SlidingWindow(2), 100_000).text().splitlines()[3:]
+    tiles = [set(line[4:]) for line in lines]
+    assert all(row == {"░", "·"} for row in tiles)
+    assert all(line[4] == "░" for line in lines)

@@ -12,8 +12,9 @@ from torch.nn.attention.flex_attention import create_mask
 
 from transformers.mask_patterns import Causal, Document, Pattern, from_function
 from transformers.mask_patterns.checks import first_future_key, is_autoregressive
+from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.dense import visible_grid
-from transformers.mask_patterns.positions import Layout, Rows
+from transformers.mask_patterns.positions import Layout
 
 
 BATCH, HEADS, LENGTH = 2, 3, 6

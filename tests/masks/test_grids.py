@@ -9,7 +9,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from transformers.mask_patterns import Bidirectional, Causal, Document, Pattern, PrefixLM, Sink, SlidingWindow
+from transformers.mask_patterns import (
+    Bidirectional,
+    BlockCausal,
+    BlockDiffusion,
+    Causal,
+    Chunked,
+    Dilated,
+    Document,
+    Gist,
+    GlobalTokens,
+    ParallelContext,
+    Pattern,
+    PrefixLM,
+    SharedPrefix,
+    Sink,
+    SlidingWindow,
+    Tree,
+)
 from transformers.mask_patterns.lowering.dense import key_ranges
 
 
@@ -87,6 +104,78 @@ WORKED = [
         "111..... 111..... 111..... ...11... ...11... .....111 .....111 .....111",
         {"document_ids": [[0, 0, 0, 1, 1, 2, 2, 2]]},
     ),
+    Worked(
+        Chunked(3),
+        "chunked(3)",
+        "1....... 11...... 111..... ...1.... ...11... ...111.. ......1. ......11",
+    ),
+    Worked(
+        BlockCausal(3),
+        "block_causal(3)",
+        "111..... 111..... 111..... 111111.. 111111.. 111111.. 11111111 11111111",
+    ),
+    Worked(
+        Document(PrefixLM(2), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])),
+        "document(prefix_lm(2))",
+        "11...... 11...... 111..... ...11... ...11... .....11. .....11. .....111",
+        {"document_ids": [[0, 0, 0, 1, 1, 2, 2, 2]]},
+    ),
+    Worked(
+        SharedPrefix(torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])),
+        "shared_prefix",
+        "1....... 11...... 111..... 1111.... 11111... 111..1.. 111..11. 111..111",
+        {"segment_ids": [[0, 0, 0, 1, 1, 2, 2, 2]]},
+    ),
+    Worked(
+        ParallelContext(torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])),
+        "parallel_context",
+        "1....... 11...... 111..... ...1.... ...11... 111111.. 1111111. 11111111",
+        {"segment_ids": [[0, 0, 0, 1, 1, 2, 2, 2]]},
+    ),
+    Worked(
+        Gist(torch.tensor([[0, 0, 0, 1, 1, 0, 0, 0]])),
+        "gist(token=9)",
+        "1....... 11...... 111..... 1111.... 11111... ...111.. ...1111. ...11111",
+        {"input_ids": [[5, 6, 7, 9, 9, 5, 5, 7]]},
+    ),
+    Worked(
+        Dilated(3, 2),
+        "dilated(3, 2)",
+        "1....... .1...... 1.1..... .1.1.... 1.1.1... .1.1.1.. ..1.1.1. ...1.1.1",
+    ),
+    Worked(
+        Causal() & (GlobalTokens(1) | SlidingWindow(2, symmetric=True)),
+        "causal & (global_tokens(1) | sliding_window(2, symmetric=true))",
+        "1....... 11...... 111..... 1.11.... 1..11... 1...11.. 1....11. 1.....11",
+    ),
+    Worked(
+        Causal() & (GlobalTokens(torch.tensor([[1, 0, 0, 0, 0, 0, 0, 0]])) | SlidingWindow(2)),
+        "causal & (global_tokens(token=9) | sliding_window(2))",
+        "1....... 11...... 111..... 1.11.... 1..11... 1...11.. 1....11. 1.....11",
+        {"input_ids": [[9, 1, 1, 1, 1, 1, 1, 1]]},
+    ),
+    Worked(
+        Tree(2, [-1, 0, 0, 1, 1, 2]),
+        "tree",
+        "1....... 11...... 111..... 1111.... 111.1... 1111.1.. 1111..1. 111.1..1",
+        {"tree_prefix": [2], "tree_parents": [[-1, 0, 0, 1, 1, 2]]},
+    ),
+    Worked(
+        Tree(torch.tensor([2]), torch.tensor([[-1, 0, 0, 1, 1, 2]])),
+        "tree(2, [-1, 0, 0, 1, 1, 2])",
+        "1....... 11...... 111..... 1111.... 111.1... 1111.1.. 1111..1. 111.1..1",
+    ),
+    Worked(
+        BlockDiffusion(2),
+        "block_diffusion(2)",
+        "11...... 11...... ..1111.. ..1111.. ....11.. ....11.. ....1111 ....1111",
+    ),
+    Worked(
+        Document(BlockDiffusion(1), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])),
+        "document(block_diffusion(1))",
+        "1....... .11..... ..1..... ..11.... ....1... .....11. ......1. ......11",
+        {"document_ids": [[0, 0, 0, 0, 1, 1, 1, 1]]},
+    ),
 ]
 worked = pytest.mark.parametrize("case", WORKED, ids=str)
 
@@ -107,7 +196,8 @@ def test_whole_mask_from_text(case: Worked) -> None:
 
 @worked
 def test_visible_on_plain_integers(case: Worked) -> None:
-    seen = [[bool(case.pattern.visible(q, k)) for k in range(LENGTH)] for q in range(LENGTH)]
+    bound, _ = case.pattern.placed(LENGTH)
+    seen = [[bool(bound.visible(q, k)) for k in range(LENGTH)] for q in range(LENGTH)]
     assert drawn(torch.tensor(seen)) == case.grid
 
 
@@ -156,6 +246,6 @@ def test_document_ids_need_not_be_contiguous() -> None:
 
 def test_a_split_document_of_many_runs_has_no_ranges_and_means_the_same() -> None:
     ids = torch.arange(80) % 2  # 40 runs each
-    pattern, layout = Document(ids).placed(80)
-    assert key_ranges(pattern, layout.queries, layout) is None
-    assert drawn(pattern.dense(80)[0, 0]) == " ".join(["1." * 40, ".1" * 40] * 40)
+    bound, layout = Document(ids).placed(80)
+    assert key_ranges(bound, layout.queries, layout) is None
+    assert drawn(Document(ids).dense(80)[0, 0]) == " ".join(["1." * 40, ".1" * 40] * 40)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,15 @@ def pytest_configure() -> None:
 def ids() -> torch.Tensor:
     """Two rows of nine tokens."""
     return torch.randint(3, 64, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pin's own source, as it was before the fork."""
+    folder = tmp_path_factory.mktemp("upstream")
+    with subprocess.Popen(["git", "-C", TREE, "archive", "refs/fork/base", "src"], stdout=subprocess.PIPE) as git:
+        assert git.stdout is not None
+        with tarfile.open(fileobj=git.stdout, mode="r|") as archive:
+            archive.extractall(folder, filter="data")
+    assert not (folder / "src/transformers/mask_patterns").exists()
+    return folder

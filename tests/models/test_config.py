@@ -101,8 +101,8 @@ def test_a_malformed_pattern_in_a_config_fails_at_load_time_with_a_caret(tmp_pat
         (PrefixLM(torch.tensor([2, 5])), ValueError, "a config.json cannot hold"),
         (Document(torch.tensor([[0, 1]])), ValueError, "a config.json cannot hold"),
         (from_function(lambda b, h, q, k: k <= q), ValueError, "name a function"),
-        (torch.ones(2, 2), TypeError, "got Tensor; expected a pattern"),
-        (4, TypeError, "got int; expected a pattern"),
+        (torch.ones(2, 2), ValueError, "got Tensor; expected a pattern"),
+        (4, ValueError, "got int; expected a pattern"),
     ],
 )
 def test_what_a_config_cannot_hold_is_refused_when_set(value: Any, kind: type[Exception], message: str) -> None:

@@ -60,6 +60,19 @@ def test_a_pattern_replaces_the_window_of_every_layer(family: str, backend: str,
             model(ids[:, 6:], past_key_values=cache, mask_pattern=STREAMING)
 
 
+@every_backend
+def test_a_native_layer_of_a_model_of_one_mask_keeps_its_window(backend: str, ids: Tensor) -> None:
+    model = make_model("qwen3_moe", attn_implementation=backend, **WINDOW)
+    windowed = {"mask_pattern": {"sliding_attention": SlidingWindow(2)}}
+    mixed = {"mask_pattern": {0: "native", 1: Causal()}}
+    with torch.no_grad():
+        got = model(ids, use_cache=False, **mixed).logits
+        want = model(ids, use_cache=False, mask_pattern={0: SlidingWindow(2), 1: Causal()}).logits
+        torch.testing.assert_close(got, want)
+        plain = make_model("qwen3_moe", attn_implementation="sdpa", **WINDOW)(ids, use_cache=False).logits
+        torch.testing.assert_close(model(ids, use_cache=False, **windowed).logits, plain, atol=2e-5, rtol=1e-5)
+
+
 def test_plain_causal_flash_attention_does_not_stand_for_a_window(ids: Tensor) -> None:
     model = make_model("qwen3_moe", **WINDOW)
     model.config._attn_implementation = "flash_attention_2"  # its package needs a GPU

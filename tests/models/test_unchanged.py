@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,6 @@ from transformers.mask_patterns import Causal
 
 
 SCRIPT = Path(__file__).with_name("outputs.py")
-
-
-@pytest.fixture(scope="session")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pin's own source, as it was before the fork."""
-    folder = tmp_path_factory.mktemp("upstream")
-    with subprocess.Popen(["git", "-C", TREE, "archive", "refs/fork/base", "src"], stdout=subprocess.PIPE) as git:
-        assert git.stdout is not None
-        with tarfile.open(fileobj=git.stdout, mode="r|") as archive:
-            archive.extractall(folder, filter="data")
-    assert not (folder / "src/transformers/mask_patterns").exists()
-    return folder
 
 
 def outputs_of(tree: Path, target: Path) -> dict[str, Tensor]:

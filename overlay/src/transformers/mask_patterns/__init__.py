@@ -14,31 +14,72 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import PatternSyntaxError, UnsupportedMaskError
-    from .library import Bidirectional, Causal, Document, PrefixLM, Sink, SlidingWindow, from_function
+    from .layers import PerLayer
+    from .library import (
+        Bidirectional,
+        BlockCausal,
+        BlockDiffusion,
+        Causal,
+        Chunked,
+        Dilated,
+        Document,
+        Gist,
+        GlobalTokens,
+        ParallelContext,
+        PerHead,
+        PrefixLM,
+        SharedPrefix,
+        Sink,
+        SlidingWindow,
+        Tree,
+        from_function,
+    )
     from .pattern import Pattern
 
 _HOMES = {
     "Bidirectional": "library",
+    "BlockCausal": "library",
+    "BlockDiffusion": "library",
     "Causal": "library",
+    "Chunked": "library",
+    "Dilated": "library",
     "Document": "library",
+    "Gist": "library",
+    "GlobalTokens": "library",
+    "ParallelContext": "library",
     "Pattern": "pattern",
     "PatternSyntaxError": "errors",
+    "PerHead": "library",
+    "PerLayer": "layers",
     "PrefixLM": "library",
+    "SharedPrefix": "library",
     "Sink": "library",
     "SlidingWindow": "library",
+    "Tree": "library",
     "UnsupportedMaskError": "errors",
     "from_function": "library",
 }
 
 __all__ = [
     "Bidirectional",
+    "BlockCausal",
+    "BlockDiffusion",
     "Causal",
+    "Chunked",
+    "Dilated",
     "Document",
+    "Gist",
+    "GlobalTokens",
+    "ParallelContext",
     "Pattern",
     "PatternSyntaxError",
+    "PerHead",
+    "PerLayer",
     "PrefixLM",
+    "SharedPrefix",
     "Sink",
     "SlidingWindow",
+    "Tree",
     "UnsupportedMaskError",
     "from_function",
 ]

@@ -76,6 +76,18 @@ class NativeCausal:
 
 
 @dataclass(frozen=True, eq=False)
+class Native:
+    """Upstream's own mask, in upstream's own form, for a layer that keeps it."""
+
+    mask: Any
+
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
+        return function(module, q, k, v, self.mask, **kwargs)
+
+
+@dataclass(frozen=True, eq=False)
 class SdpaMask:
     """A mask for `scaled_dot_product_attention`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .inputs import Rows
 from .lowering.dense import grid
 from .pattern import Pattern
 from .positions import Layout
@@ -44,6 +45,27 @@ def first_stale_pair(pattern: Pattern, layout: Layout) -> tuple[int, int] | None
         return None
     row, q, k = (int(i) for i in seen.nonzero()[0])
     return int(before[min(row, len(before) - 1), q]), int(now[min(row, len(now) - 1), k])
+
+
+def first_revised_pair(pattern: Pattern, bound: Pattern, rows: Rows) -> tuple[int, int] | None:
+    """The first `(query, key)`, as positions, both cached, of which the pattern now says other than when they were.
+
+    A later gist token, segment or half of a row can change what earlier queries should have seen; None: it did not.
+
+    Args:
+        pattern: as it was before its data was bound.
+        bound: the same, bound to `rows`.
+        rows: of a forward that goes on from a cache.
+    """
+    if pattern.settled or rows.layout.q_offset == 0:
+        return None
+    known = rows.before()
+    then, past = pattern.bind(known), known.layout.positions
+    changed = (grid(then, past, past, known.layout) != grid(bound, past, past, rows.layout)).any(1)
+    if not bool(changed.any()):
+        return None
+    row, q, k = (int(i) for i in changed.nonzero()[0])
+    return int(past[min(row, len(past) - 1), q]), int(past[min(row, len(past) - 1), k])
 
 
 def is_autoregressive(pattern: Pattern, length: int, *, heads: int = 1, **inputs: Tensor) -> bool:

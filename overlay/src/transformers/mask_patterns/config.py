@@ -2,47 +2,67 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .pattern import Pattern
+    from .layers import Masks
+
+
+# First of the `layer_types` in a saved config: transformers that do not know it refuse the file, and show it.
+WARNING = (
+    "mask_pattern: stock transformers would ignore it and run another mask. Load this in the mask patterns fork, "
+    "or export it there (mask_patterns.export) and load that by an Auto class with trust_remote_code=True."
+)
 
 
 class ConfigPattern:
-    """The attribute `mask_pattern` of a configuration class: takes a pattern or its text, holds and saves the text.
+    """The attribute `mask_pattern` of a configuration class: takes a pattern, its text, or a mapping of layers.
 
-    The text is read when it is set, so a malformed one in a `config.json` fails where the model is loaded.
+    It holds and saves text, or a JSON object of texts by layers or heads. What is said is read when it is set, so a
+    malformed one in a `config.json` fails where the model is loaded. Whoever reads the pattern has understood the
+    file's warning, which goes then.
     """
 
-    def __get__(self, config: Any, owner: type | None = None) -> str | None:
+    def __get__(self, config: Any, owner: type | None = None) -> str | dict[str, Any] | None:
         return None if config is None else config.__dict__.get("mask_pattern")
 
-    def __set__(self, config: Any, value: Pattern | str | None) -> None:
-        config.__dict__["mask_pattern"] = None if value is None else config_text(value)
+    def __set__(self, config: Any, value: Masks | str | dict[Any, Any] | None) -> None:
+        config.__dict__["mask_pattern"] = None if value is None else config_value(value)
+        _drop_warning(config)
 
 
-def config_text(value: Pattern | str) -> str:
-    """The canonical text of a pattern for a configuration.
+def for_file(config: Any) -> Any:
+    """What to write to a `config.json` for `config`: with a pattern, a copy that stock transformers refuses to load.
+
+    Stock reads `mask_pattern`, says nothing and runs its own mask. It does check `layer_types` against the kinds that
+    it knows, in every way to load a model, and its error quotes them.
+    """
+    if config.__dict__.get("mask_pattern") is None:
+        return config
+    marked = copy.copy(config)
+    marked.layer_types = [WARNING, *(getattr(config, "layer_types", None) or [])]
+    return marked
+
+
+def _drop_warning(config: Any) -> None:
+    kinds = getattr(config, "layer_types", None)
+    if not kinds or not kinds[0].startswith("mask_pattern:"):
+        return
+    if kinds[1:]:
+        config.layer_types = kinds[1:]
+    else:  # a configuration that has none, and whose cache would look at them
+        del config.layer_types
+
+
+def config_value(value: Masks | str | dict[Any, Any]) -> str | dict[str, Any] | None:
+    """What a configuration holds for a mask pattern, in its one canonical form; None for "native".
 
     Raises:
-        ValueError: the text is malformed or too long, or the pattern holds tensors or a function without a name.
-        TypeError: it is neither a pattern nor a text.
+        ValueError: what is said is malformed or too long, or holds tensors or a function without a name.
     """
-    from .grammar import is_text, parse
-    from .pattern import Pattern
+    from .layers import Own, parse_masks, to_json
 
-    if isinstance(value, str):
-        return str(parse(value))
-    if not isinstance(value, Pattern):
-        kind = type(value).__name__
-        raise TypeError(
-            f"`mask_pattern`: got {kind}; expected a pattern such as Sink(4) | SlidingWindow(1024), or its text."
-        )
-    if not is_text(value):
-        raise ValueError(
-            f"`mask_pattern`: got {value!r}, which a config.json cannot hold; expected static parameters and named "
-            "functions. Bind data per call - model(..., mask_pattern=...) or mask_inputs={...} - and name a function: "
-            "from_function(f, name='my_mask')."
-        )
-    return str(parse(str(value)))  # raises on one too long or too deep to be read back
+    masks = parse_masks(value)
+    return None if isinstance(masks, Own) else to_json(masks)

@@ -1,7 +1,10 @@
 """The text form of patterns, both ways, by a grammar and never by evaluating code.
 
-    pattern := and ("|" and)*        and := not ("&" not)*        not := "~" not | "(" pattern ")" | named
-    named   := word [ "(" argument ("," argument)* ")" ]          argument := [word "="] (integer | "true" | "false")
+    pattern  := and ("|" and)*       and := not ("&" not)*       not := "~" not | "(" pattern ")" | named
+    named    := word [ "(" argument ("," argument)* ")" ]        argument := [word "="] (value | pattern)
+    value    := integer | "true" | "false" | "[" integer ("," integer)* "]"
+    per_head := "per_head" "(" group ":" pattern ("," group ":" pattern)* ")"
+    group    := integer [ "-" integer ] | "default"
 
 Blanks mean nothing; digits are ASCII. Limits: 10,000 characters, 100 levels, integers below 2**31.
 """
@@ -15,27 +18,24 @@ from typing import Any
 
 from torch import Tensor
 
+from . import library
+from .choices import Choices
 from .errors import PatternSyntaxError, bad_argument
-from .library import (
-    MAX_INTEGER,
-    Bidirectional,
-    Causal,
-    Document,
-    Function,
-    PrefixLM,
-    Sink,
-    SlidingWindow,
-)
+from .library import MAX_INTEGER, Function
 from .pattern import And, Not, Or, Pattern
 
 
 MAX_LENGTH, MAX_DEPTH = 10_000, 100
-_TOKEN = re.compile(r"(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<integer>-?[0-9]+)|(?P<sign>[&|~(),=])", re.ASCII)
+_TOKEN = re.compile(r"(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<integer>[0-9]+)|(?P<sign>[&|~(),=:\[\]-])", re.ASCII)
 _BLANK = re.compile(r"[ \t\r\n]*")
+_EQUALS = re.compile(r"[ \t\r\n]*=")
 _NAMED: dict[str, type[Pattern]] = {
-    cls.word: cls for cls in (Causal, Bidirectional, SlidingWindow, Sink, PrefixLM, Document)
+    cls.word: cls
+    for cls in vars(library).values()
+    if isinstance(cls, type) and issubclass(cls, Pattern) and cls is not Function
 }
 _FUNCTIONS: dict[str, Function] = {}
+_EXAMPLES = {"per_head": "per_head(0: causal, default: sink(4))", "dilated": "dilated(4, 2)"}
 
 
 def register(name: str, pattern: Function) -> None:
@@ -83,13 +83,21 @@ def write(pattern: Pattern) -> str:
     if isinstance(pattern, Function):
         return pattern.name or f"<function {getattr(pattern.function, '__name__', '?')}>"
     arguments = [_write_argument(f, value) for f, value in _arguments(pattern)]
+    if not isinstance(pattern, tuple(_NAMED.values())):
+        return f"<{pattern.word} with its data>"
     return pattern.word + (f"({', '.join(arguments)})" if arguments else "")
 
 
 def python_form(pattern: Pattern) -> str:
     """The expression that builds a named pattern."""
-    arguments = [f"{f.name}={value!r}" if f.kw_only else repr(value) for f, value in _arguments(pattern)]
+    arguments = [f"{f.name}={value!r}" if f.kw_only else _python_value(value) for f, value in _arguments(pattern)]
     return f"{type(pattern).__name__}({', '.join(arguments)})"
+
+
+def _python_value(value: Any) -> str:
+    if isinstance(value, Choices):
+        return f"{{{', '.join(f'{key!r}: {pattern!r}' for key, pattern in value)}}}"
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)
 
 
 def is_text(pattern: Pattern) -> bool:
@@ -105,7 +113,9 @@ def _arguments(pattern: Pattern) -> list[tuple[Field[Any], Any]]:
 def _write_argument(field: Field[Any], value: Any) -> str:
     if isinstance(value, Tensor):
         return f"<{'x'.join(map(str, value.shape))} {field.name}>"
-    text = str(value).lower()
+    if isinstance(value, Choices):
+        return ", ".join(f"{key}: {write(pattern)}" for key, pattern in value)
+    text = f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value).lower()
     return f"{field.name}={text}" if field.kw_only else text
 
 
@@ -166,13 +176,13 @@ class _Parser:
         if self.take("~"):
             return Not(self.negation(depth + 1))
         if not self.take("("):
-            return self.named()
+            return self.named(depth)
         inner = self.union(depth + 1)
         if not self.take(")"):
             raise self.expected("`)`, `&` or `|`")
         return inner
 
-    def named(self) -> Pattern:
+    def named(self, depth: int) -> Pattern:
         if self.token.kind != "word":
             raise self.expected("a pattern, such as `causal` or `sliding_window(1024)`")
         word = self.token
@@ -182,52 +192,107 @@ class _Parser:
         self.advance()
         if word.text in _FUNCTIONS:
             return _FUNCTIONS[word.text]
-        return self.build(_NAMED[word.text], word, self.arguments(_NAMED[word.text]))
+        return self.build(_NAMED[word.text], word, self.arguments(_NAMED[word.text], depth))
 
-    def arguments(self, cls: type[Pattern]) -> dict[str, int | bool]:
+    def arguments(self, cls: type[Pattern], depth: int) -> dict[str, Any]:
         """What stands in brackets behind a word, by name."""
-        given: dict[str, int | bool] = {}
+        given: dict[str, Any] = {}
         if not self.take("("):
             return given
         by_name = {f.name: f for f in fields(cls) if f.metadata.get("text", True)}  # type: ignore[arg-type]
-        positional = [f.name for f in by_name.values() if not f.kw_only]
         while True:
-            name = self.argument_name(cls, given, by_name, positional)
-            given[name] = self.value()
+            name = self.argument_name(cls, given, by_name)
+            given[name] = self.value(str(by_name[name].metadata.get("text", "scalar")), depth)
             if self.take(")"):
                 return given
             if not self.take(","):
                 raise self.expected("`,` or `)`")
 
-    def argument_name(self, cls: Any, given: dict[str, Any], by_name: dict[str, Any], positional: list[str]) -> str:
-        free = [name for name in positional if name not in given]
-        if self.token.kind != "word" or self.token.text in ("true", "false"):
-            if not free:
-                raise self.expected(_what_fits(cls, by_name, given))
-            return free[0]
-        if self.token.text not in by_name or self.token.text in given:
+    def argument_name(self, cls: Any, given: dict[str, Any], by_name: dict[str, Field[Any]]) -> str:
+        free = [name for name, field in by_name.items() if name not in given]
+        is_named = self.token.text in by_name or (self.token.kind == "word" and _EQUALS.match(self.text, self.place))
+        if not is_named:
+            free = [name for name in free if not by_name[name].kw_only and self.may_start(by_name[name])]
+        if not free or (is_named and self.token.text not in free):
             raise self.expected(_what_fits(cls, by_name, given))
+        if not is_named:
+            return free[0]
         name = self.advance().text
         if not self.take("="):
             raise self.expected("`=`")
         return name
 
-    def value(self) -> int | bool:
+    def may_start(self, field: Field[Any]) -> bool:
+        """Whether the current token may begin a value of this argument."""
+        is_scalar = self.token.kind == "integer" or self.token.text in ("true", "false", "-")
+        starts = {"pattern": not is_scalar and self.token.text != "[", "integers": self.token.text == "["}
+        return starts.get(str(field.metadata.get("text")), is_scalar) or field.metadata.get("text") == "choices"
+
+    def value(self, kind: str, depth: int) -> Any:
+        if kind == "pattern":
+            return self.union(depth + 1)
+        if kind == "integers":
+            return self.integers()
+        if kind == "choices":
+            return self.choices(depth)
         if self.token.kind == "word" and self.token.text in ("true", "false"):
             return self.advance().text == "true"
-        if self.token.kind != "integer":
-            raise self.expected("an integer, `true` or `false`")
-        if len(self.token.text) > 11 or abs(int(self.token.text)) > MAX_INTEGER:
-            raise self.expected(f"an integer of at most {MAX_INTEGER}")
-        return int(self.advance().text)
+        return self.integer("an integer, `true` or `false`")
 
-    def build(self, cls: type[Pattern], word: _Token, arguments: dict[str, int | bool]) -> Pattern:
+    def integer(self, what: str = "an integer") -> int:
+        start, sign = self.token, -1 if self.take("-") else 1
+        if self.token.kind != "integer":
+            raise self.expected(what)
+        if len(self.token.text) > 10 or int(self.token.text) > MAX_INTEGER:
+            raise _error(self.text, start.start, f"an integer of at most {MAX_INTEGER}")
+        return sign * int(self.advance().text)
+
+    def integers(self) -> tuple[int, ...]:
+        if not self.take("["):
+            raise self.expected("a list such as [-1, 0, 0]")
+        found: list[int] = []
+        while not self.take("]"):
+            if found and not self.take(","):
+                raise self.expected("`,` or `]`")
+            found.append(self.integer())
+        return tuple(found)
+
+    def choices(self, depth: int) -> Choices[Pattern]:
+        """Groups of heads and their patterns, up to the closing bracket."""
+        start, given = self.token.start, dict[str, Pattern]()
+        while True:
+            place, key = self.token.start, self.group()
+            if key in given:
+                raise _error(self.text, place, f"every group named once; {key} is named twice")
+            if not self.take(":"):
+                raise self.expected("`:` and a pattern")
+            given[key] = self.union(depth + 1)
+            if not self.take(","):
+                break
+        try:
+            return Choices.of("per_head", given, kinds=False)
+        except ValueError as error:
+            raise _error(self.text, start, f"other groups: {error}") from None
+
+    def group(self) -> str:
+        if self.token.kind == "word" and self.token.text == "default":
+            return self.advance().text
+        if self.token.kind != "integer":
+            raise self.expected("a head group such as `0`, `1-3` or `default`")
+        first = self.advance().text
+        if not self.take("-"):
+            return first
+        if self.token.kind != "integer":
+            raise self.expected("the last group of the range")
+        return f"{first}-{self.advance().text}"
+
+    def build(self, cls: type[Pattern], word: _Token, arguments: dict[str, Any]) -> Pattern:
         try:
             return cls(**arguments)
         except (ValueError, TypeError) as error:
             missing = [f.name for f in fields(cls) if f.default is f.default_factory and f.name not in arguments]  # type: ignore[arg-type]
             what = (
-                f"{word.text} with its {missing[0]}, as in `{word.text}(4)`"
+                f"{word.text} with its {missing[0]}, as in `{_EXAMPLES.get(word.text, word.text + '(4)')}`"
                 if missing
                 else f"other arguments: {error}"
             )

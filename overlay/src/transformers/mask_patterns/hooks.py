@@ -5,7 +5,7 @@ What differs between upstream versions is translated here; nothing below this mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -15,18 +15,30 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .attention import AttentionFunction, EagerMask, FlexMask, LayerMasks, LoweredMask, NativeCausal, SdpaMask, attend
-from .checks import first_stale_pair
+from .attention import (
+    AttentionFunction,
+    EagerMask,
+    FlexMask,
+    LayerMasks,
+    LoweredMask,
+    Native,
+    NativeCausal,
+    SdpaMask,
+    attend,
+)
+from .checks import first_revised_pair, first_stale_pair
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import real_tokens, whole_mask
 from .generation import check_arguments, mask_preparation
-from .grammar import parse
+from .inputs import Rows
+from .layers import NATIVE, LayerMask, Masks, Own, PerLayer, parse_masks
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import grid, visible_grid
 from .owners import spokesman
 from .pattern import Pattern
-from .positions import Layout, Rows
+from .positions import Layout
+from .refusals import check_combination, check_prepared, check_router
 from .takers import check_config, computes_with_its_mask
 
 
@@ -81,23 +93,24 @@ def masks(
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
     inputs = _inputs(kwargs)
-    pattern = _pattern(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
+    said = _said(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
     forward = _Forward(model.config, inputs_embeds, past_key_values)
-    if pattern is None:
+    plan = forward.plan(said)
+    if all(mask is NATIVE for mask in plan):
         if inputs:
             remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
             raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
-        _check_prepared(attention_mask, model.config)
+        check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
             return attention_mask
-        _check_router(attention_mask, kwargs)
+        check_router(attention_mask, kwargs)
         lowered = forward.whole(attention_mask)
     else:
-        _check_combination(pattern, attention_mask)
-        is_upstreams = forward.is_plain_flash and pattern == Causal() and not inputs
+        check_combination(said, attention_mask)
+        is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.pattern(pattern, attention_mask, input_ids, position_ids, inputs)
+        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs)
     return dict.fromkeys(forward.layer_types, lowered)
 
 
@@ -132,64 +145,15 @@ def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
     return inputs
 
 
-def _pattern(
+def _said(
     model: Any, given: Any, input_ids: Tensor | None, attention_mask: Any, inputs: Mapping[str, Tensor]
-) -> Pattern | None:
-    """The pattern of this call: the one passed, else what a `get_mask_pattern` says, else the config's."""
+) -> Masks | Own:
+    """What this call's masks are: as passed, else as a `get_mask_pattern` says, else the config."""
     if given is None and (own := spokesman(model)) is not None:
         given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
     if given is None:
         given = getattr(model.config, "mask_pattern", None)
-    if given is None or (isinstance(given, str) and given == "native"):
-        return None
-    if not isinstance(given, str | Pattern):
-        expected = "a pattern such as Sink(4) | SlidingWindow(1024), or its text, or 'native' for upstream's own mask"
-        raise bad_argument("mask_pattern", type(given).__name__, expected, "A tensor goes into attention_mask.")
-    return parse(given) if isinstance(given, str) else given
-
-
-def _check_prepared(attention_mask: Any, config: Any) -> None:
-    """Refuse a mapping of masks that upstream would misread: it adds what should hide, or reads head 0 only."""
-    if not isinstance(attention_mask, Mapping):
-        return
-    backend = config._attn_implementation
-    for kind, mask in attention_mask.items():
-        if not isinstance(mask, Tensor) or mask.ndim != 4:
-            continue
-        fits = {"eager": mask.is_floating_point(), "flex_attention": False}.get(backend, True)
-        if not fits or not (mask.is_floating_point() or mask.dtype == torch.bool):
-            expected = f"what {backend} takes as it is"
-            remedy = "Pass the tensor itself as attention_mask, not in a mapping."
-            raise bad_argument(f"attention_mask[{kind!r}]", f"a {mask.dtype} tensor", expected, remedy)
-
-
-def _check_router(mask: Tensor, kwargs: Mapping[str, Any]) -> None:
-    """Refuse a whole mask where the loss that balances experts reads the same argument, to leave padding out."""
-    if kwargs.get("output_router_logits"):
-        expected = "a 2D mask beside output_router_logits=True, whose loss counts the real tokens by it"
-        remedy = "Put the mask in a pattern, from_function(lambda b, h, q, k: mask[b, q, k]), or switch the loss off."
-        raise bad_argument("attention_mask", f"a {mask.ndim}D mask", expected, remedy)
-
-
-def _check_combination(pattern: Pattern, attention_mask: Any) -> None:
-    """Refuse to trace a pattern, and two masks at once: a pattern is a whole mask, as a 3D, 4D or prepared one is."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        raise UnsupportedMaskError(
-            f"mask_pattern={str(pattern)!r}: torch.jit.trace would keep this length's mask for every other. "
-            "Use torch.compile, or trace with mask_pattern='native'."
-        )
-    if attention_mask is None or (isinstance(attention_mask, Tensor) and attention_mask.ndim < 3):
-        return
-    if isinstance(attention_mask, Tensor):
-        got = f"a {attention_mask.ndim}D mask beside mask_pattern={str(pattern)!r}"
-        remedy = "Each is a whole mask: pass mask_pattern='native' to use the tensor alone, or put it in a pattern: "
-        remedy += "from_function(lambda b, h, q, k: mask[b, q, k]) & ..."
-        raise bad_argument("attention_mask", got, "None or a 2D mask of real tokens and padding", remedy)
-    raise UnsupportedMaskError(
-        f"`attention_mask`: got masks prepared ahead ({type(attention_mask).__name__}), which do not know "
-        f"mask_pattern={str(pattern)!r}. For a static cache generate() prepares them before it sees a pattern of the "
-        "call: set model.config.mask_pattern instead, or use another cache."
-    )
+    return NATIVE if given is None else parse_masks(given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,10 +165,14 @@ class _Forward:
     cache: Any
 
     @property
+    def kinds(self) -> list[str]:
+        """The type of each layer."""
+        one = "full_attention" if getattr(self.config, "sliding_window", None) is None else "sliding_attention"
+        return getattr(self.config, "layer_types", None) or [one] * int(self.config.num_hidden_layers)
+
+    @property
     def layer_types(self) -> set[str]:
-        windowed = getattr(self.config, "sliding_window", None) is not None
-        one = "sliding_attention" if windowed else "full_attention"
-        return set(getattr(self.config, "layer_types", None) or [one])
+        return set(self.kinds)
 
     @property
     def is_plain_flash(self) -> bool:
@@ -251,19 +219,25 @@ class _Forward:
                 return SdpaMask.of(given.visible, given.bias)
             return FlexMask(grid_block_mask(given.visible, layout.batch), given.bias)
 
-        return self._layers(lower, None)
+        return self._layers(lambda layout, _: lower(layout), None, self.plan(NATIVE))
+
+    def plan(self, said: Masks | Own) -> tuple[LayerMask, ...]:
+        """What each layer has."""
+        layers = int(self.config.num_hidden_layers)
+        return said.patterns(layers, self.kinds) if isinstance(said, PerLayer) else (said,) * layers
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def pattern(
+    def patterns(
         self,
-        pattern: Pattern,
+        said: Masks | Own,
+        plan: Sequence[LayerMask],
         mask: Tensor | None,
         input_ids: Tensor | None,
         position_ids: Tensor | None,
         inputs: Mapping[str, Tensor],
     ) -> LayerMasks:
-        """The masks of all layers from a pattern and a 2D mask of real tokens."""
-        backend = self.backend(f"mask_pattern={str(pattern)!r}")
+        """The masks of all layers from their patterns and a 2D mask of real tokens."""
+        backend = self.backend(f"mask_pattern={str(said)!r}")
         past, _, kv_length = self._geometry(0)
         slots = past + self.embeds.shape[1]
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
@@ -271,15 +245,34 @@ class _Forward:
         memory.position_ids = _position_ids_so_far(memory.position_ids, position_ids, past)
         known = {"input_ids": None if past else input_ids, "position_ids": memory.position_ids}
         data = {**{name: tensor for name, tensor in known.items() if tensor is not None}, **inputs}
+        read: set[str] = set()
 
-        def lower(layout: Layout) -> LoweredMask:
-            rows = Rows(layout, data, memory.per_token)
-            bound = pattern.bind(rows)
-            rows.require_all_read(pattern)
-            self._check_cache(pattern, bound, layout)
+        def lower(layout: Layout, pattern: LayerMask) -> LoweredMask:
+            if isinstance(pattern, Own):
+                raise AssertionError("upstream makes its own masks")
+            rows = Rows(layout, data, memory.per_token, read)
+            bound = pattern.bind(rows).simplified()
+            self._check_cache(pattern, bound, rows)
             return self._lower(bound, layout, backend)
 
-        return self._layers(lower, None if real is None or bool(real.all()) else real)
+        own = partial(self._own_mask, mask, position_ids)
+        masks = self._layers(lower, None if real is None or bool(real.all()) else real, plan, own)
+        Rows(Layout.of(1, 0), data, read=read).require_all_read(said)
+        return masks
+
+    def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
+        """Upstream's own mask for a layer of this type."""
+        from ..masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+        make = create_sliding_window_causal_mask if kind == "sliding_attention" else create_causal_mask
+        made = make(
+            config=self.config,
+            inputs_embeds=self.embeds,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            position_ids=position_ids,
+        )
+        return Native(made)
 
     def _memory(self, past: int) -> _CacheMemory:
         """What is known of the tokens in the cache: nothing new where it is empty or was not seen filling."""
@@ -297,13 +290,21 @@ class _Forward:
         visible = visible_grid(bound, layout)
         return SdpaMask.of(visible) if backend is Backend.SDPA else EagerMask.of(visible, self.embeds.dtype)
 
-    def _check_cache(self, pattern: Pattern, bound: Pattern, layout: Layout) -> None:
+    def _check_cache(self, pattern: Pattern, bound: Pattern, rows: Rows) -> None:
         """Refuse a cache that holds states which this pattern makes stale, or lacks keys that it shows."""
+        layout = rows.layout
         stale = first_stale_pair(bound, layout)
         if stale is not None:
             raise UnsupportedMaskError(
                 f"mask_pattern={str(pattern)!r} is not cache-safe here: position {stale[0]} is in the cache, and may "
                 f"see position {stale[1]}, which is new. Pass use_cache=False, or put both in one forward."
+            )
+        revised = first_revised_pair(pattern, bound, rows)
+        if revised is not None:
+            raise UnsupportedMaskError(
+                f"mask_pattern={str(pattern)!r} is not cache-safe here: the new tokens change whether position "
+                f"{revised[0]} may see position {revised[1]}, and both are in the cache. Pass use_cache=False, or put "
+                "all in one forward."
             )
         evicted = layout.positions[:, : layout.kv_offset]
         if layout.kv_offset and bool(grid(bound, layout.queries, evicted, layout).any()):
@@ -313,14 +314,31 @@ class _Forward:
                 "DynamicCache() without a config, or use_sliding_window=False in the model's."
             )
 
-    def _layers(self, lower: Callable[[Layout], LoweredMask], real: Tensor | None) -> LayerMasks:
-        """One lowered mask per layer; layers whose caches look alike share theirs."""
-        made: dict[tuple[int, int, int], LoweredMask] = {}
-        geometries = [self._geometry(layer) for layer in range(self.config.num_hidden_layers)]
-        for geometry in geometries:
-            if geometry not in made:
-                made[geometry] = lower(self._layout(*geometry, real))
-        return LayerMasks(tuple(made[geometry] for geometry in geometries))
+    def _layers(
+        self,
+        lower: Callable[[Layout, LayerMask], LoweredMask],
+        real: Tensor | None,
+        plan: Sequence[LayerMask],
+        own: Callable[[str], LoweredMask] | None = None,
+    ) -> LayerMasks:
+        """One lowered mask per layer; layers with equal patterns whose caches look alike share theirs.
+
+        Args:
+            own: makes the mask of a native layer of some type; without it `lower` makes all.
+        """
+        made: dict[tuple[Any, ...], LoweredMask] = {}
+        kinds = self.kinds
+        keys: list[tuple[Any, ...]] = []
+        for layer, mask in enumerate(plan):
+            if own is not None and mask is NATIVE:
+                keys.append((NATIVE, kinds[layer]))
+                if keys[-1] not in made:
+                    made[keys[-1]] = own(kinds[layer])
+                continue
+            keys.append((mask, *self._geometry(layer)))
+            if keys[-1] not in made:
+                made[keys[-1]] = lower(self._layout(*self._geometry(layer), real), mask)
+        return LayerMasks(tuple(made[key] for key in keys))
 
     def _layout(self, q_offset: int, kv_offset: int, kv_length: int, real: Tensor | None) -> Layout:
         batch, q_length, _ = self.embeds.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import and_, or_
@@ -12,7 +12,10 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from .positions import Layout, Rows
+from .draw.drawable import Drawable
+from .errors import bad_argument
+from .inputs import RowData, Rows
+from .positions import Layout
 from .ranges import Ranges
 
 
@@ -21,7 +24,7 @@ MaskMod: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 P = TypeVar("P", bound="Pattern")
 
 
-class Pattern(ABC):
+class Pattern(Drawable, ABC):
     """Which query may see which key.
 
     Patterns compose with `&` (both), `|` (either) and `~` (not), as in Python: `~` binds first, then `&`, then `|`.
@@ -53,7 +56,7 @@ class Pattern(ABC):
         """
         return None
 
-    def bind(self, rows: Rows) -> Pattern:
+    def bind(self, rows: RowData) -> Pattern:
         """This pattern with the data of one forward, checked and indexed by position.
 
         Raises:
@@ -66,6 +69,22 @@ class Pattern(ABC):
         """True when no query sees a later key, whatever the length and the data; False when it might."""
         return False
 
+    @property
+    def settled(self) -> bool:
+        """True when tokens that come later never change what earlier queries see among themselves."""
+        return all(part.settled for part in self.parts)
+
+    @property
+    def parts(self) -> tuple[Pattern, ...]:
+        """The patterns that this one is made of."""
+        return ()
+
+    def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
+        """The rotary positions that a bound pattern implies for tokens at positions `q`, int64 of the shape of `q` and
+        `batch` together, as in `ranges`; None where it implies no other than `q`.
+        """
+        return None
+
     def mask_mod(self, batch: Any, head: Any, q: Any, k: Any) -> Any:
         """`visible` with its arguments in FlexAttention's order."""
         return self.visible(q, k, batch, head)
@@ -75,7 +94,8 @@ class Pattern(ABC):
 
         Args:
             length: tokens per row, none of them padding.
-            heads: query heads, for a user's function that tells them apart.
+            heads: query heads, for patterns that tell them apart; by default one, or one per group that `PerHead`
+                names.
             inputs: what would be `mask_inputs`, e.g. `document_ids=...`, integers `(batch, length)`.
         """
         from .lowering.dense import visible_grid
@@ -84,18 +104,65 @@ class Pattern(ABC):
 
     def placed(self, length: int, *, heads: int = 1, **inputs: Tensor) -> tuple[Pattern, Layout]:
         """This pattern bound to rows of `length` tokens, and their layout. Arguments as for `dense`."""
-        batches = [len(data) for data in inputs.values() if isinstance(data, Tensor) and data.ndim]
-        layout = Layout.of(max([_bound_rows(self), *batches]), length, heads=heads, groups=heads)
+        return self._placed(self.layout(length, heads, inputs), inputs)
+
+    def layout(self, length: int, heads: int, inputs: Mapping[str, Tensor]) -> Layout:
+        """The layout of rows of `length` tokens, none of them padding. Arguments as for `dense`."""
+        heads, groups = self._heads(heads)
+        return Layout.of(self._batch(inputs), length, heads=heads, groups=groups)
+
+    def position_ids(self, length: int, *, attention_mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """The `position_ids` that go with this mask, int64 `(batch, length)`, by slot; 0 at padding.
+
+        Documents and answers restart, branches of a tree count from the prefix, halves of block diffusion count
+        alike; where a pattern implies nothing they are the ranks of the tokens.
+
+        Args:
+            length: slots per row.
+            attention_mask: 1 at real tokens, 0 at padding, `(batch, length)`; without it all are real.
+            inputs: what would be `mask_inputs`, as for `dense`.
+
+        Raises:
+            ValueError: two parts imply different positions.
+        """
+        real = None if attention_mask is None else attention_mask.bool()
+        batch = max(self._batch(inputs), 1 if real is None else len(real))
+        heads, groups = self._heads(1)
+        bound, layout = self._placed(Layout.of(batch, length, real=real, heads=heads, groups=groups), inputs)
+        rows = torch.arange(batch, device=layout.positions.device)[:, None]
+        implied = bound.rotary(layout.queries, rows)
+        ids = layout.queries if implied is None else implied.where(layout.queries >= 0, 0)
+        return ids.expand(batch, -1).clamp(min=0)
+
+    def _placed(self, layout: Layout, inputs: dict[str, Tensor]) -> tuple[Pattern, Layout]:
         rows = Rows(layout, inputs)
         bound = self.bind(rows)
         rows.require_all_read(self)
         return bound, layout
 
-    def show(self, length: int, *, heads: int = 1, **inputs: Tensor) -> None:
-        """Print the mask for `length` tokens: a row per query, a column per key. Arguments as for `dense`."""
-        from .draw import text
+    def _batch(self, inputs: Mapping[str, Tensor]) -> int:
+        """How many rows the data has, that is passed or bound."""
+        return max(
+            [_bound_rows(self), *(len(data) for data in inputs.values() if isinstance(data, Tensor) and data.ndim)]
+        )
 
-        print(text(self.dense(length, heads=heads, **inputs)))
+    def _heads(self, heads: int) -> tuple[int, int]:
+        """Query heads and groups of a layout in which every group that is named occurs."""
+        said, least = self.head_groups
+        heads = max(heads, least) if heads == 1 else heads
+        return heads, said if said and heads % said == 0 else heads
+
+    @property
+    def head_groups(self) -> tuple[int, int]:
+        """How many key/value heads there must be, 0 if any number will do; and how many show all that is said."""
+        said = [part.head_groups for part in self.parts]
+        return max([0, *(exact for exact, _ in said)]), max([1, *(least for _, least in said)])
+
+    def simplified(self) -> Pattern:
+        """A pattern that means the same and says it with less, where simple laws of sets find one."""
+        from .simplify import simplify
+
+        return simplify(self)
 
     @staticmethod
     def parse(text: str) -> Pattern:
@@ -138,25 +205,48 @@ def _same(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 
+class Bound(Pattern):
+    """What `bind` makes of a pattern with data: it is for the rows of one forward."""
+
+
 def _bound_rows(pattern: Pattern) -> int:
-    """How many rows the tensors bound to a pattern have, at most."""
+    """How many rows the tensors that a pattern holds have, at most."""
+    if isinstance(pattern, Bound):
+        got, expected = f"a {pattern.word} bound to a forward", "the pattern that it was made from"
+        raise bad_argument("pattern", got, expected, "Keep the pattern, and bind it to each forward anew.")
     values = [getattr(pattern, f.name) for f in fields(pattern)]  # type: ignore[arg-type]
     own = [len(v) for v in values if isinstance(v, Tensor) and v.ndim]
-    parts = [p for v in values for p in (v if isinstance(v, tuple) else (v,)) if isinstance(p, Pattern)]
-    return max([1, *own, *map(_bound_rows, parts)])
+    return max([1, *own, *map(_bound_rows, pattern.parts)])
+
+
+def agreed(implied: Sequence[Tensor | None]) -> Tensor | None:
+    """The rotary positions that all imply who imply any.
+
+    Raises:
+        ValueError: they differ.
+    """
+    known = [positions for positions in implied if positions is not None]
+    if any(not torch.equal(*torch.broadcast_tensors(known[0], other)) for other in known[1:]):
+        raise bad_argument(
+            "position_ids", "parts that imply different ones", "one that all agree on", "Pass your own."
+        )
+    return known[0] if known else None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Nary(Pattern):
     """Several patterns under one associative operator, kept flat."""
 
-    parts: tuple[Pattern, ...]
+    parts: tuple[Pattern, ...] = ()
 
     def __post_init__(self) -> None:
         flat = [inner for part in self.parts for inner in (part.parts if isinstance(part, type(self)) else (part,))]
         object.__setattr__(self, "parts", tuple(flat))
 
-    def bind(self: Any, rows: Rows) -> Any:
+    def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
+        return agreed([part.rotary(q, batch) for part in self.parts])
+
+    def bind(self: Any, rows: RowData) -> Any:
         return replace(self, parts=tuple(part.bind(rows) for part in self.parts))
 
     def _reduced(self, operator: Callable[[Any, Any], Any], values: list[Any]) -> Any:
@@ -210,8 +300,12 @@ class Not(Pattern):
         inner = self.inner.ranges(q, length, batch)
         return None if inner is None else ~inner
 
-    def bind(self, rows: Rows) -> Pattern:
+    def bind(self, rows: RowData) -> Pattern:
         return replace(self, inner=self.inner.bind(rows))
+
+    @property
+    def parts(self) -> tuple[Pattern, ...]:
+        return (self.inner,)
 
     def __repr__(self) -> str:
         return f"~({self.inner!r})" if isinstance(self.inner, _Nary) else f"~{self.inner!r}"

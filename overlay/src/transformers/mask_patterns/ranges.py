@@ -6,6 +6,7 @@ exactly if their `Ranges` are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -34,6 +35,34 @@ class Ranges:
         start, end = torch.broadcast_tensors(start.clamp(0, length), end.clamp(0, length))
         return _canonical(start[:, None, None], end[:, None, None], length)
 
+    @classmethod
+    def of(cls, start: Tensor, end: Tensor, length: int) -> Ranges:
+        """Intervals that neither overlap nor touch, of the shape of `start`, cut to the keys there are."""
+        return _canonical(start.clamp(0, length), end.clamp(0, length), length)
+
+    @classmethod
+    def per_head(cls, heads: Sequence[Ranges]) -> Ranges:
+        """One mask per head, each said for one head."""
+        width, batch = max(h.start.shape[2] for h in heads), max(len(h.start) for h in heads)
+
+        def stacked(sides: list[Tensor]) -> Tensor:
+            return torch.cat([_widened(side, width, heads[0].length).expand(batch, -1, -1, -1) for side in sides], 1)
+
+        return cls(stacked([h.start for h in heads]), stacked([h.end for h in heads]), heads[0].length)
+
+    def of_head(self, head: int) -> Ranges:
+        """What one head sees; a mask of one head stands for all."""
+        if self.start.shape[1] == 1:
+            return self
+        return Ranges(self.start[:, head : head + 1], self.end[:, head : head + 1], self.length)
+
+    def moved(self, by: Tensor, length: int) -> Ranges:
+        """The same keys, further on in longer rows by as much as `by`, int64 `(batch or 1, queries)`, says."""
+        by = by[:, None, None]
+        empty = self.start >= self.end
+        start, end = (side.where(~empty, length) for side in (self.start + by, self.end + by))
+        return Ranges.of(start, end, length)
+
     def __and__(self, other: Ranges) -> Ranges:
         start = torch.maximum(self.start.unsqueeze(3), other.start.unsqueeze(2))
         end = torch.minimum(self.end.unsqueeze(3), other.end.unsqueeze(2))
@@ -54,6 +83,12 @@ class Ranges:
         return all(torch.equal(*torch.broadcast_tensors(*pair)) for pair in _padded_alike(self, other))
 
     __hash__ = None  # type: ignore[assignment]
+
+    def differs(self, other: Ranges) -> Tensor:
+        """Which queries see other keys in `other`, of the same length: bool `(batch or 1, heads or 1, queries)`."""
+        pairs = [torch.broadcast_tensors(*pair) for pair in _padded_alike(self, other)]
+        starts, ends = (torch.any(a != b, dim=2) for a, b in pairs)
+        return starts | ends
 
     def where(self, keep: Tensor) -> Ranges:
         """The same ranges for queries where `keep`, bool `(batch or 1, queries)`, holds; no key for the others."""
@@ -89,6 +124,11 @@ def _padded_alike(a: Ranges, b: Ranges) -> list[tuple[Tensor, Tensor]]:
     width = max(a.start.shape[2], b.start.shape[2])
 
     def pad(x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2]), value=a.length)
+        return _widened(x, width, a.length)
 
     return [(pad(a.start), pad(b.start)), (pad(a.end), pad(b.end))]
+
+
+def _widened(bound: Tensor, intervals: int, length: int) -> Tensor:
+    """Starts or ends with room for more intervals, empty ones."""
+    return torch.nn.functional.pad(bound, (0, 0, 0, intervals - bound.shape[2]), value=length)

@@ -1,0 +1,250 @@
+"""Per-sample data: what the caller passed beside the tokens, looked up by name, checked, and put in positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import bad_argument
+from .positions import Layout
+
+
+_GIVEN_ANYWAY = {"input_ids", "position_ids"}  # every forward has them, whether or not the pattern looks
+_GO_ON = {"document_ids", "segment_ids"}  # new tokens take the last token's
+_END = {"gist_mask", "global_attention_mask"}  # new tokens have none
+
+
+@dataclass(frozen=True, eq=False)
+class PerToken:
+    """One integer per token: `data[row, position]`.
+
+    Rows lie one behind the other in `values`, so that a document within a row is a row of its own without a copy.
+
+    Args:
+        values: int64 `(any,)`; the last is no token's.
+        starts: int64 `(rows,)`, where each row begins in `values`.
+        counts: int64 `(rows,)`, tokens per row.
+    """
+
+    values: Tensor
+    starts: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, data: Tensor, counts: Tensor) -> PerToken:
+        """From `(rows, length)`, by position; `counts` as above."""
+        starts = torch.arange(len(data), device=data.device) * data.shape[1]
+        return cls(torch.cat([data.flatten(), data.new_tensor([-1])]), starts, counts.expand(len(data)))
+
+    def __getitem__(self, place: tuple[Any, Any]) -> Any:
+        row, position = place
+        return self.values[(self.starts[row] + position).clamp(0, len(self.values) - 1)]
+
+    @cached_property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Row and position of every token there is, row by row, int64 `(tokens,)` each."""
+        rows = torch.arange(len(self.counts), device=self.counts.device).repeat_interleave(self.counts)
+        before = self.counts.cumsum(0) - self.counts
+        return rows, torch.arange(len(rows), device=rows.device) - before[rows]
+
+    def mapped(self, values: Tensor) -> PerToken:
+        """The same tokens with other values."""
+        return replace(self, values=values)
+
+    def equal_to(self, value: int) -> PerToken:
+        """1 at the tokens that are `value`, 0 at the others."""
+        return self.mapped((self.values == value).long())
+
+    def first(self) -> Tensor:
+        """Per row the first position whose value is not 0; the row's count where there is none: int64 `(rows,)`."""
+        rows, positions = self.tokens
+        found = self[rows, positions] != 0
+        return self.counts.clone().scatter_reduce_(0, rows[found], positions[found], "amin")
+
+    def last(self) -> Tensor:
+        """Per row the last position whose value is not 0; -1 where there is none: int64 `(rows,)`."""
+        rows, positions = self.tokens
+        found = self[rows, positions] != 0
+        return torch.full_like(self.counts, -1).scatter_reduce_(0, rows[found], positions[found], "amax")
+
+
+class RowData(Protocol):
+    """What a pattern may ask of one forward when its data is bound: about rows of a batch, or documents in them."""
+
+    @property
+    def counts(self) -> Tensor:
+        """Tokens per row so far, int64 `(rows,)`."""
+
+    @property
+    def layout(self) -> Layout:
+        """Of the forward."""
+
+    @property
+    def origin(self) -> Tensor:
+        """The row of the batch that each row here lies in, int64 `(rows,)`."""
+
+    def per_row(self, name: str, own: Tensor | None = None) -> Tensor | None:
+        """One integer per row, int64 `(rows,)`, from the pattern itself or from `mask_inputs`; None if neither."""
+
+    def per_token(self, name: str, own: Tensor | None = None) -> PerToken | None:
+        """Integers by position, from the pattern itself or from `mask_inputs`; None if neither."""
+
+    def table(self, name: str, own: Tensor | None = None) -> Tensor | None:
+        """Several integers per row, int64 `(rows, any)`, from the pattern itself or from `mask_inputs`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a batch and their data.
+
+    Args:
+        layout: where the tokens lie.
+        inputs: `mask_inputs` of the call: `document_ids`, `segment_ids`, `gist_mask`, `global_attention_mask` and
+            `input_ids`, integers `(batch, slots)`; `position_ids`, integers `(batch, slots)`; `prefix_lengths` and
+            `tree_prefix`, integers `(batch,)`; `tree_parents`, integers `(batch, nodes)`.
+        at_prefill: per-token data seen in earlier forwards of the same cache. Only such data may be shorter than the
+            row by now: new tokens then go on as the last one. Data of the wrong size is never stretched.
+        read: names of `inputs` that a pattern has asked for.
+        later: slots that per-token data may cover beyond those of the layout, and that are not looked at.
+    """
+
+    layout: Layout
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    at_prefill: list[Tensor] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+    later: int = 0
+
+    @property
+    def counts(self) -> Tensor:
+        return self.layout.counts.expand(self.layout.batch)
+
+    @property
+    def origin(self) -> Tensor:
+        return torch.arange(self.layout.batch, device=self.layout.positions.device)
+
+    def before(self) -> Rows:
+        """The same rows as they were known when the cache was filled, without the tokens of this forward."""
+        past = self.layout.q_offset
+        known = replace(
+            self.layout, positions=self.layout.positions[:, :past], q_offset=0, kv_offset=0, kv_length=past
+        )
+        return Rows(known, self.inputs, list(self.at_prefill), later=self.layout.q_length)
+
+    def require_all_read(self, pattern: object) -> None:
+        """Refuse data that no part of the pattern has read: misspelled, or meant for a pattern that is not there.
+
+        Raises:
+            ValueError: names the data and the pattern.
+        """
+        unread = sorted(set(self.inputs) - self.read - _GIVEN_ANYWAY)
+        if unread:
+            expected = "data that the pattern reads, by its name: document_ids, segment_ids, prefix_lengths, ..."
+            remedy = f"mask_pattern={str(pattern)!r} does not: spell it right, add its pattern, or leave it out."
+            raise bad_argument("mask_inputs", unread, expected, remedy)
+
+    def per_row(self, name: str, own: Tensor | None = None) -> Tensor | None:
+        data = self._find(name, own)
+        if data is None:
+            return None
+        if data.ndim != 1 or len(data) not in (1, self.layout.batch):
+            expected = f"shape ({self.layout.batch},), one number per row"
+            raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give each row of the batch its own.")
+        return data.expand(self.layout.batch)
+
+    def table(self, name: str, own: Tensor | None = None) -> Tensor | None:
+        data = self._find(name, own)
+        if data is None:
+            return None
+        if data.ndim != 2 or len(data) not in (1, self.layout.batch):
+            expected = f"shape ({self.layout.batch}, any), a line per row"
+            raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give each row of the batch its own.")
+        return data.expand(self.layout.batch, -1)
+
+    def per_token(self, name: str, own: Tensor | None = None) -> PerToken | None:
+        data = self._find(name, own)
+        if data is None:
+            return None
+        slots = self.layout.slots
+        if self.later and data.ndim == 2 and data.shape[1] == slots + self.later:
+            data = data[:, :slots]
+        if data.ndim != 2 or len(data) not in (1, self.layout.batch):
+            expected = f"shape ({self.layout.batch}, {slots}), shaped like input_ids"
+            raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give every row its own line.")
+        if data.shape[1] < slots and name in _GO_ON | _END and self._is_known(data):
+            return PerToken.of(self._go_on(name, data), self.counts)
+        if data.shape[1] != slots:
+            expected = f"shape ({self.layout.batch}, {slots})"
+            remedy = "It covers everything so far, cached tokens and padding too, as attention_mask does."
+            raise bad_argument(name, f"shape {tuple(data.shape)}", expected, remedy)
+        if self.layout.q_offset == 0:
+            self.at_prefill.append(data)
+        return PerToken.of(self.layout.by_position(data), self.counts)
+
+    def _find(self, name: str, own: Tensor | None) -> Tensor | None:
+        if own is None:
+            self.read.add(name)
+        data = own if own is not None else self.inputs.get(name)
+        if data is None:
+            return None
+        if isinstance(data, Tensor) and data.dtype == torch.bool and name in _END:
+            data = data.long()
+        if not isinstance(data, Tensor) or data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
+            got = str(data.dtype) if isinstance(data, Tensor) else type(data).__name__
+            raise bad_argument(
+                name, got, "a tensor of integers", f"Pass torch.tensor(..., dtype=torch.long) as {name}."
+            )
+        return data.to(self.layout.positions.device, torch.int64)
+
+    def _is_known(self, data: Tensor) -> bool:
+        return any(data.shape == seen.shape and torch.equal(data, seen) for seen in self.at_prefill)
+
+    def _go_on(self, name: str, data: Tensor) -> Tensor:
+        """Data of the prompt, by position, with the last token's value, or 0, for all tokens since."""
+        known = self.layout.positions[:, : data.shape[1]]
+        prompt = Layout(known, self.layout.batch, 0, 0, known.shape[1])
+        by_position = prompt.by_position(data)
+        steps = torch.arange(self.layout.length, device=data.device)
+        last = (prompt.counts - 1).clamp(min=0)[:, None]
+        index = torch.minimum(steps[None], last).expand(len(by_position), -1)
+        gone_on = by_position.gather(1, index)
+        return gone_on if name in _GO_ON else gone_on.where(steps[None] <= last, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentRows:
+    """The documents in other rows, each a row of its own.
+
+    Args:
+        parent: the rows that they lie in.
+        row: of the parent that each document lies in, int64 `(documents,)`.
+        start: position of each document's first token in that row, int64 `(documents,)`.
+        counts: tokens per document, int64 `(documents,)`.
+    """
+
+    parent: RowData
+    row: Tensor
+    start: Tensor
+    counts: Tensor
+
+    @property
+    def layout(self) -> Layout:
+        return self.parent.layout
+
+    @property
+    def origin(self) -> Tensor:
+        return self.parent.origin[self.row]
+
+    def per_row(self, name: str, own: Tensor | None = None) -> Tensor | None:
+        expected = "a pattern inside document(...) that says the same for every document, or derives it from tokens"
+        raise bad_argument(name, "data per row", expected, f"A document has no {name} of its own.")
+
+    table = per_row
+
+    def per_token(self, name: str, own: Tensor | None = None) -> PerToken | None:
+        data = self.parent.per_token(name, own)
+        return None if data is None else PerToken(data.values, data.starts[self.row] + self.start, self.counts)
