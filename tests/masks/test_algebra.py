@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from operator import and_, or_
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_masks import Said, brute_force, said_patterns, unpadded
+from random_masks import GROUPS, HEADS, Said, brute_force, inputs, said_patterns, unpadded
 from torch import Tensor
 
 from transformers.mask_patterns import (
@@ -29,25 +31,26 @@ from transformers.mask_patterns.positions import Layout
 from transformers.mask_patterns.ranges import Ranges
 
 
-BATCH, LENGTH = 2, 7
+BATCH, LENGTH = 2, 6
 REAL = unpadded(BATCH, LENGTH)
 SLOTS = range(LENGTH)
+LAYOUT = Layout.of(BATCH, LENGTH, heads=HEADS, groups=GROUPS)
 patterns = said_patterns(REAL)
 interval_patterns = said_patterns(REAL, functions=False)
-batch_free = Said(from_function(lambda b, h, q, k: (2 * q + k) % 3 > 0), lambda b, q, k: (2 * q + k) % 3 > 0)
+batch_free = Said(from_function(lambda b, h, q, k: (2 * q + k) % 3 > 0), lambda r, g, q, k: (2 * q + k) % 3 > 0)
 three = st.tuples(interval_patterns, interval_patterns, interval_patterns)
 
 
 def bound(said: Said) -> Pattern:
-    return said.pattern.bind(Rows(Layout.of(BATCH, LENGTH)))
+    return said.pattern.bind(Rows(LAYOUT, inputs(REAL)))
 
 
 def whole(pattern: Pattern) -> Tensor:
-    return visible_grid(pattern, Layout.of(BATCH, LENGTH)).expand(BATCH, 1, -1, -1)
+    return visible_grid(pattern, LAYOUT).expand(BATCH, HEADS, -1, -1)
 
 
 def ranges_of(said: Said) -> Ranges:
-    ranges = key_ranges(bound(said), torch.arange(LENGTH)[None], Layout.of(BATCH, LENGTH))
+    ranges = key_ranges(bound(said), LAYOUT.queries, LAYOUT)
     assert ranges is not None
     return ranges
 
@@ -59,30 +62,28 @@ def test_the_whole_mask_is_what_the_pattern_means(said: Said) -> None:
 
 @given(interval_patterns)
 def test_dense_is_what_the_pattern_means(said: Said) -> None:
-    dense = said.pattern.dense(LENGTH)
+    dense = said.pattern.dense(LENGTH, **inputs(REAL, said.reads))
     assert len(dense) in (1, BATCH)
-    assert torch.equal(dense.expand(BATCH, 1, -1, -1), brute_force(said, REAL, SLOTS, SLOTS))
+    assert torch.equal(dense.expand(BATCH, GROUPS, -1, -1), brute_force(said, REAL, SLOTS, SLOTS, GROUPS))
 
 
 @given(patterns)
 def test_visible_on_python_integers_is_what_the_pattern_means(said: Said) -> None:
     pattern = bound(said)
-    for row in range(BATCH):
-        for q in SLOTS:
-            for k in SLOTS:
-                assert bool(pattern.visible(q, k, row)) == said.means(row, q, k)
+    for row, head, q, k in product(range(BATCH), range(HEADS), SLOTS, SLOTS):
+        assert bool(pattern.visible(q, k, row, head)) == said.means(row, head // (HEADS // GROUPS), q, k)
 
 
 @given(interval_patterns)
 def test_ranges_contain_what_the_pattern_means(said: Said) -> None:
-    contained = ranges_of(said).contains(torch.arange(-1, LENGTH + 2)[None]).expand(BATCH, 1, -1, -1)
+    contained = ranges_of(said).contains(torch.arange(-1, LENGTH + 2)[None]).expand(BATCH, HEADS, -1, -1)
     assert torch.equal(contained[..., 1:-2], brute_force(said, REAL, SLOTS, SLOTS))
     assert not contained[..., [0, -2, -1]].any()  # no such positions
 
 
 @given(interval_patterns)
 def test_ranges_count_their_keys(said: Said) -> None:
-    counts = ranges_of(said).counts().expand(BATCH, 1, -1)
+    counts = ranges_of(said).counts().expand(BATCH, HEADS, -1)
     assert torch.equal(counts, brute_force(said, REAL, SLOTS, SLOTS).sum(-1))
 
 
@@ -160,17 +161,17 @@ def test_causal_is_claimed_where_the_pattern_shows_it(pattern: Pattern, causal: 
 
 @given(interval_patterns | interval_patterns.map(lambda said: said & batch_free))
 def test_autoregressive_agrees_with_a_search(said: Said) -> None:
-    seen = brute_force(said, REAL, SLOTS, SLOTS)[:, 0].any(0)
+    seen, data = brute_force(said, REAL, SLOTS, SLOTS).any(0).any(0), inputs(REAL, said.reads)
     future = [(q, k) for q in SLOTS for k in SLOTS if k > q and seen[q, k]]
-    assert first_future_key(said.pattern, LENGTH) == (future[0] if future else None)
-    assert is_autoregressive(said.pattern, LENGTH) == (not future)
+    assert first_future_key(said.pattern, LENGTH, **data) == (future[0] if future else None)
+    assert is_autoregressive(said.pattern, LENGTH, **data) == (not future)
 
 
 @given(patterns, st.integers(0, LENGTH - 1))
 def test_stale_pairs_agree_with_a_search(said: Said, split: int) -> None:
-    seen = brute_force(said, REAL, SLOTS, SLOTS)[:, 0]
+    seen = brute_force(said, REAL, SLOTS, SLOTS).any(1)
     stale = [(q, k) for row in range(BATCH) for q in range(split) for k in range(split, LENGTH) if seen[row, q, k]]
-    layout = Layout.of(BATCH, LENGTH - split, q_offset=split)
+    layout = replace(LAYOUT, q_offset=split)
     assert first_stale_pair(bound(said), layout) == (stale[0] if stale else None)
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_masks import Real, Said, brute_force, padded, said_patterns, unpadded
+from random_masks import GROUPS, HEADS, Real, Said, brute_force, inputs, padded, said_patterns, unpadded
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
@@ -18,7 +18,6 @@ from transformers.mask_patterns.lowering.dense import visible_grid
 from transformers.mask_patterns.positions import Layout
 
 
-HEADS = 2
 BLOCK = 128
 
 
@@ -67,19 +66,25 @@ def test_the_kernel_sees_what_the_pattern_means(case: tuple[Real, Said], data: s
     q_offset = data.draw(st.integers(0, slots - 1))
     kv_length = slots + data.draw(st.integers(0, 2))
     layout = Layout.of(
-        len(real), slots - q_offset, real=torch.tensor(real), q_offset=q_offset, kv_length=kv_length, heads=HEADS
+        len(real),
+        slots - q_offset,
+        real=torch.tensor(real),
+        q_offset=q_offset,
+        kv_length=kv_length,
+        heads=HEADS,
+        groups=GROUPS,
     )
-    mask = block_mask(said.pattern.bind(Rows(layout)), layout)
+    mask = block_mask(said.pattern.bind(Rows(layout, inputs(real))), layout)
     expected = brute_force(said, real, range(q_offset, slots), range(kv_length))
-    assert torch.equal(evaluated(mask, layout), expected.expand(-1, HEADS, -1, -1))
-    check_blocks(mask, expected.expand(-1, HEADS, -1, -1))
+    assert torch.equal(evaluated(mask, layout), expected)
+    check_blocks(mask, expected)
 
 
 @settings(max_examples=8)
 @given(said_patterns(unpadded(2, 300), depth=2))
 def test_over_several_blocks_no_visible_key_is_skipped(said: Said) -> None:
-    layout = Layout.of(2, 300, heads=HEADS)
-    bound = said.pattern.bind(Rows(layout))
+    layout = Layout.of(2, 300, heads=HEADS, groups=GROUPS)
+    bound = said.pattern.bind(Rows(layout, inputs(unpadded(2, 300))))
     seen = visible_grid(bound, layout).expand(2, HEADS, -1, -1)
     mask = block_mask(bound, layout)
     assert torch.equal(create_mask(mask.mask_mod, 2, HEADS, 300, 300, device="cpu"), seen)
@@ -96,7 +101,7 @@ def test_windows_and_documents_leave_blocks_out() -> None:
 
 
 def test_heads_have_their_own_blocks() -> None:
-    far = torch.tensor([0, 200])
+    far = torch.tensor([0, 200, 0, 100])
     pattern: Pattern = from_function(lambda b, h, q, k: (k <= q) & (q - k >= far[h]))
     layout = Layout.of(1, 300, heads=HEADS)
     mask = block_mask(pattern, layout)

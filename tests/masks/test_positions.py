@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_masks import Real, Said, brute_force, padded, ranks, said_patterns
+from random_masks import GROUPS, HEADS, Real, Said, brute_force, inputs, padded, ranks, said_patterns
 from torch import Tensor
 
 from transformers.mask_patterns import Document, Pattern, PrefixLM, from_function
@@ -40,16 +40,24 @@ def layouts(draw: st.DrawFn, real: Real) -> Layout:
         q_offset=q_offset,
         kv_offset=kv_offset,
         kv_length=kv_length,
+        heads=HEADS,
+        groups=GROUPS,
     )
+
+
+def plain_layout(real: Real, q_offset: int = 0) -> Layout:
+    """A forward that goes on from a cache of so many slots, which has kept them all."""
+    queries = len(real[0]) - q_offset
+    return Layout.of(len(real), queries, real=torch.tensor(real), q_offset=q_offset, heads=HEADS, groups=GROUPS)
 
 
 def by_row(data: PerToken) -> list[list[int]]:
     return [[int(data[row, position]) for position in range(count)] for row, count in enumerate(data.counts.tolist())]
 
 
-def whole(said: Said, layout: Layout) -> Tensor:
-    bound = said.pattern.bind(Rows(layout))
-    return visible_grid(bound, layout).expand(layout.batch, 1, -1, -1)
+def whole(said: Said, layout: Layout, real: Real) -> Tensor:
+    bound = said.pattern.bind(Rows(layout, inputs(real)))
+    return visible_grid(bound, layout).expand(layout.batch, HEADS, -1, -1)
 
 
 def listed(row: list[bool]) -> list[int]:
@@ -75,31 +83,30 @@ def test_every_query_and_key_is_the_token_it_holds(case: tuple[Real, Said], data
     layout = data.draw(layouts(real))
     queries = range(layout.q_offset, layout.slots)
     keys = range(layout.kv_offset, layout.kv_offset + layout.kv_length)
-    assert torch.equal(whole(said, layout), brute_force(said, real, queries, keys))
+    assert torch.equal(whole(said, layout, real), brute_force(said, real, queries, keys))
 
 
 @given(said_in_padding())
 def test_padding_never_changes_what_a_row_sees(case: tuple[Real, Said]) -> None:
     real, said = case
-    grid = whole(said, Layout.of(len(real), len(real[0]), real=torch.tensor(real)))
+    grid = whole(said, plain_layout(real), real)
     for b, row in enumerate(real):
         tokens = torch.tensor(row).nonzero()[:, 0]
         padding = (~torch.tensor(row)).nonzero()[:, 0]
         length = range(len(tokens))
-        alone = [[said.means(b, q, k) for k in length] for q in length]
-        assert grid[b, 0][tokens][:, tokens].tolist() == alone
-        assert not grid[b, 0, padding].any()
-        assert not grid[b, 0, :, padding].any()
+        for head in range(HEADS):
+            alone = [[said.means(b, head // (HEADS // GROUPS), q, k) for k in length] for q in length]
+            assert grid[b, head][tokens][:, tokens].tolist() == alone
+        assert not grid[b, :, padding].any()
+        assert not grid[b, :, :, padding].any()
 
 
 @given(said_in_padding())
 def test_a_cached_forward_is_the_last_rows_of_the_whole(case: tuple[Real, Said]) -> None:
     real, said = case
-    slots = len(real[0])
-    whole_grid = whole(said, Layout.of(len(real), slots, real=torch.tensor(real)))
-    for split in range(slots):
-        layout = Layout.of(len(real), slots - split, real=torch.tensor(real), q_offset=split)
-        assert torch.equal(whole(said, layout), whole_grid[:, :, split:])
+    whole_grid = whole(said, plain_layout(real), real)
+    for split in range(len(real[0])):
+        assert torch.equal(whole(said, plain_layout(real, split), real), whole_grid[:, :, split:])
 
 
 @given(paddings, st.data())

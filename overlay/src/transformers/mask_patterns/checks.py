@@ -1,13 +1,72 @@
-"""Questions about a pattern: does it see the future, and may a cache be trusted with it?"""
+"""Questions about a pattern: does it see the future, may a cache be trusted with it, which labels does it give away?
+
+All are answered exactly, in O(length) memory where each query sees a few intervals of keys, for users' functions too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from .inputs import Rows
-from .lowering.dense import grid
+from .lowering.dense import grid, key_ranges
 from .pattern import Pattern
 from .positions import Layout
+from .ranges import Ranges
+from .reach import MOST_INTERVALS, Network, require_dense
+
+
+_CELLS = 1 << 24  # how much of a mask that has no intervals of its own is asked at a time
+
+
+def shown(pattern: Pattern, layout: Layout) -> Ranges:
+    """The tokens that a bound pattern shows to each token: `(batch or 1, heads or 1, intervals, layout.length)`.
+
+    Raises:
+        ValueError: the mask has many intervals per query, and is too long to be kept as a boolean matrix.
+    """
+    tokens = torch.arange(layout.length, device=layout.positions.device)[None]
+    tokens = tokens.where(tokens < layout.counts[:, None], -1)  # rows may end early
+    ranges = key_ranges(pattern, tokens, layout)
+    if ranges is not None:
+        there = Ranges.single(torch.zeros_like(tokens), layout.counts[:, None].expand_as(tokens), layout.length)
+        return ranges & there
+    tiles = []
+    for queries in tokens.split(max(1, _CELLS // max(1, layout.length)), dim=1):
+        tiles.append(Ranges.of_grid(grid(pattern, queries, tokens, layout)))
+        if tiles[-1].start.shape[2] > MOST_INTERVALS:
+            require_dense(layout.length)
+    return Ranges.behind_each_other(tiles)
+
+
+def network(patterns: Sequence[Pattern], rows: Rows, *, endless: bool = False) -> Network:
+    """The masks of a stack of layers, whose patterns are given first to last, and bound to the data of `rows` here."""
+    bound = {pattern: pattern.bind(rows).simplified() for pattern in patterns}
+    order = {pattern: i for i, pattern in enumerate(bound)}
+    masks = [shown(pattern, rows.layout) for pattern in bound.values()]
+    return Network(masks, tuple(order[pattern] for pattern in patterns), endless)
+
+
+def label_leaks(stack: Network, layout: Layout) -> Tensor:
+    """Which tokens can be read where they are to be predicted: bool `(batch or 1, slots)`, aligned with `labels`.
+
+    A next-token loss scores the output at slot `t - 1` with the token in slot `t`. That target leaks if the token in
+    slot `t` can influence that output, through any path of layers and residual stream.
+    """
+    read = torch.nn.functional.pad(stack.reads_next, (0, 1))  # one place more, where padding looks
+    positions = layout.positions.expand(max(len(read), len(layout.positions)), -1)
+    leaks = read.expand(len(positions), -1).gather(1, positions.where(positions >= 0, layout.length))
+    next_to_each_other = (positions[:, 1:] >= 0) & leaks[:, :-1]
+    return torch.nn.functional.pad(next_to_each_other, (1, 0))
+
+
+def first_pair(seen: Ranges) -> tuple[int, int] | None:
+    """The first query that sees a key, in any row or head, and the first such key."""
+    first = seen.start[:, :, 0].amin((0, 1))
+    queries = (first < seen.length).nonzero()
+    return None if len(queries) == 0 else (int(queries[0]), int(first[queries[0]]))
 
 
 def first_future_key(pattern: Pattern, length: int, *, heads: int = 1, **inputs: Tensor) -> tuple[int, int] | None:
@@ -24,8 +83,7 @@ def first_future_key(pattern: Pattern, length: int, *, heads: int = 1, **inputs:
     """
     if pattern.causal:
         return None
-    future = pattern.dense(length, heads=heads, **inputs).triu(1).any(0).any(0).nonzero()
-    return None if len(future) == 0 else (int(future[0, 0]), int(future[0, 1]))
+    return first_pair(shown(*pattern.placed(length, heads=heads, **inputs)).beyond())
 
 
 def first_stale_pair(pattern: Pattern, layout: Layout) -> tuple[int, int] | None:

@@ -75,6 +75,11 @@ class Choices(Generic[V]):
         """One more than the highest number named."""
         return self.spans[-1][0].last + 1 if self.spans else 0
 
+    @property
+    def has_gap(self) -> bool:
+        """Whether a number below one that is named is not named itself."""
+        return sum(span.last - span.first + 1 for span, _ in self.spans) < self.named
+
     def at(self, what: str, count: int, kinds: tuple[str, ...] = ()) -> tuple[V, ...]:
         """What each of `count` numbers gets; `kinds` says of which kind each is.
 

@@ -40,9 +40,18 @@ from .pattern import Pattern
 from .positions import Layout
 from .refusals import check_combination, check_prepared, check_router
 from .takers import check_config, computes_with_its_mask
+from .training import LeakWatch, loss_function, watch_over
 
 
-__all__ = ["attention_function", "check_arguments", "check_config", "mask_function", "mask_preparation", "masks"]
+__all__ = [
+    "attention_function",
+    "check_arguments",
+    "check_config",
+    "loss_function",
+    "mask_function",
+    "mask_preparation",
+    "masks",
+]
 
 
 class Backend(Enum):
@@ -110,7 +119,7 @@ def masks(
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs)
+        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, watch_over(model))
     return dict.fromkeys(forward.layer_types, lowered)
 
 
@@ -235,6 +244,7 @@ class _Forward:
         input_ids: Tensor | None,
         position_ids: Tensor | None,
         inputs: Mapping[str, Tensor],
+        watch: LeakWatch | None,
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
         backend = self.backend(f"mask_pattern={str(said)!r}")
@@ -255,10 +265,19 @@ class _Forward:
             self._check_cache(pattern, bound, rows)
             return self._lower(bound, layout, backend)
 
-        own = partial(self._own_mask, mask, position_ids)
-        masks = self._layers(lower, None if real is None or bool(real.all()) else real, plan, own)
+        real = None if real is None or bool(real.all()) else real
+        masks = self._layers(lower, real, plan, partial(self._own_mask, mask, position_ids))
         Rows(Layout.of(1, 0), data, read=read).require_all_read(said)
+        if watch is not None:
+            watch.saw(said, self._resolved(said), Rows(self._layout(*self._geometry(0), real), data))
         return masks
+
+    def _resolved(self, said: Masks | Own) -> Sequence[Pattern]:
+        """What each layer shows, upstream's own masks as patterns."""
+        if not isinstance(said, PerLayer):
+            return [mask for mask in self.plan(said) if isinstance(mask, Pattern)]
+        window = getattr(self.config, "sliding_window", None)
+        return said.resolve(int(self.config.num_hidden_layers), self.kinds, window)
 
     def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
         """Upstream's own mask for a layer of this type."""

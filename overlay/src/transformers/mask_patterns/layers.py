@@ -6,14 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .choices import Choices
-from .draw.drawable import Drawable
+from .drawable import Drawable
 from .errors import PatternSyntaxError, bad_argument
 from .grammar import MAX_LENGTH, is_text
 from .library import Causal, PerHead, SlidingWindow
 from .pattern import Pattern
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .report import Report
 
 
 MOST_KEYS = 1_000
@@ -89,6 +95,29 @@ class PerLayer(Drawable):
         own: list[Pattern] = [window if kind == "sliding_attention" else Causal() for kind in kinds]
         said = self.patterns(layers, layer_types)
         return tuple(mine if isinstance(mask, Own) else mask for mask, mine in zip(said, own, strict=True))
+
+    def check(
+        self,
+        length: int,
+        *,
+        layers: int,
+        layer_types: Sequence[str] | None = None,
+        sliding_window: int | None = None,
+        heads: int = 1,
+        labels: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        split: int | None = None,
+        **inputs: Tensor,
+    ) -> Report:
+        """What these masks do to training and generation, layer by layer: as `Pattern.check`.
+
+        Args:
+            layers, layer_types, sliding_window: of the model, as for `resolve`.
+        """
+        from .report import Question
+
+        question = Question(length, heads, labels, attention_mask, split, inputs)
+        return question.report(self, self.resolve(layers, layer_types, sliding_window), endless=False)
 
 
 def parse_masks(said: Any) -> Masks | Own:

@@ -7,16 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import and_, or_
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from .draw.drawable import Drawable
+from .drawable import Drawable
 from .errors import bad_argument
 from .inputs import RowData, Rows
 from .positions import Layout
 from .ranges import Ranges
+
+
+if TYPE_CHECKING:
+    from .report import Report
 
 
 Index: TypeAlias = "int | Tensor"
@@ -108,7 +112,7 @@ class Pattern(Drawable, ABC):
 
     def layout(self, length: int, heads: int, inputs: Mapping[str, Tensor]) -> Layout:
         """The layout of rows of `length` tokens, none of them padding. Arguments as for `dense`."""
-        heads, groups = self._heads(heads)
+        heads, groups = self.head_counts(heads)
         return Layout.of(self._batch(inputs), length, heads=heads, groups=groups)
 
     def position_ids(self, length: int, *, attention_mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
@@ -127,7 +131,7 @@ class Pattern(Drawable, ABC):
         """
         real = None if attention_mask is None else attention_mask.bool()
         batch = max(self._batch(inputs), 1 if real is None else len(real))
-        heads, groups = self._heads(1)
+        heads, groups = self.head_counts(1)
         bound, layout = self._placed(Layout.of(batch, length, real=real, heads=heads, groups=groups), inputs)
         rows = torch.arange(batch, device=layout.positions.device)[:, None]
         implied = bound.rotary(layout.queries, rows)
@@ -143,13 +147,13 @@ class Pattern(Drawable, ABC):
     def _batch(self, inputs: Mapping[str, Tensor]) -> int:
         """How many rows the data has, that is passed or bound."""
         return max(
-            [_bound_rows(self), *(len(data) for data in inputs.values() if isinstance(data, Tensor) and data.ndim)]
+            [bound_rows(self), *(len(data) for data in inputs.values() if isinstance(data, Tensor) and data.ndim)]
         )
 
-    def _heads(self, heads: int) -> tuple[int, int]:
+    def head_counts(self, heads: int) -> tuple[int, int]:
         """Query heads and groups of a layout in which every group that is named occurs."""
         said, least = self.head_groups
-        heads = max(heads, least) if heads == 1 else heads
+        heads = (said or least) if heads == 1 else heads
         return heads, said if said and heads % said == 0 else heads
 
     @property
@@ -157,6 +161,42 @@ class Pattern(Drawable, ABC):
         """How many key/value heads there must be, 0 if any number will do; and how many show all that is said."""
         said = [part.head_groups for part in self.parts]
         return max([0, *(exact for exact, _ in said)]), max([1, *(least for _, least in said)])
+
+    def check(
+        self,
+        length: int,
+        *,
+        layers: int | None = None,
+        heads: int = 1,
+        labels: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        split: int | None = None,
+        **inputs: Tensor,
+    ) -> Report:
+        """What this mask does to training and generation: a report to print, or to read field by field.
+
+        It says whether the mask is autoregressive, where a cache can be trusted, which tokens see nothing, and which
+        targets of a next-token loss leak: the model can read them from its input, through its layers.
+
+        Args:
+            length: tokens per row, padding included.
+            layers: of the network, all with this mask; None: any number, which can only find more leaks.
+            heads: query heads, for patterns that tell them apart.
+            labels: integers `(batch, length)` as a causal-LM loss takes them, not shifted, -100 where none counts.
+                The report gives them back with -100 where the target leaks.
+            attention_mask: 0 and 1 or bool, `(batch, length)`, as the model takes it.
+            split: how many tokens a cache would hold, padding included, to ask of that alone.
+            inputs: what would be `mask_inputs`.
+
+        Raises:
+            ValueError: malformed data, or a mask of many key intervals per query on too many tokens.
+        """
+        from .report import Question
+
+        if layers is not None and layers < 1:
+            raise bad_argument("layers", layers, "at least 1, or None for any number", "Say how many the model has.")
+        question = Question(length, heads, labels, attention_mask, split, inputs)
+        return question.report(self, (self,) * (layers or 1), endless=layers is None)
 
     def simplified(self) -> Pattern:
         """A pattern that means the same and says it with less, where simple laws of sets find one."""
@@ -209,14 +249,14 @@ class Bound(Pattern):
     """What `bind` makes of a pattern with data: it is for the rows of one forward."""
 
 
-def _bound_rows(pattern: Pattern) -> int:
+def bound_rows(pattern: Pattern) -> int:
     """How many rows the tensors that a pattern holds have, at most."""
     if isinstance(pattern, Bound):
         got, expected = f"a {pattern.word} bound to a forward", "the pattern that it was made from"
         raise bad_argument("pattern", got, expected, "Keep the pattern, and bind it to each forward anew.")
     values = [getattr(pattern, f.name) for f in fields(pattern)]  # type: ignore[arg-type]
     own = [len(v) for v in values if isinstance(v, Tensor) and v.ndim]
-    return max([1, *own, *map(_bound_rows, pattern.parts)])
+    return max([1, *own, *map(bound_rows, pattern.parts)])
 
 
 def agreed(implied: Sequence[Tensor | None]) -> Tensor | None:

@@ -63,6 +63,38 @@ class Ranges:
         start, end = (side.where(~empty, length) for side in (self.start + by, self.end + by))
         return Ranges.of(start, end, length)
 
+    @classmethod
+    def covering(cls, start: Tensor, end: Tensor, length: int) -> Ranges:
+        """The union of any intervals, int64 `(batch, heads, intervals, queries)`: overlapping, empty, in any order."""
+        start, order = start.where(start < end, length).sort(dim=2)
+        end = end.gather(2, order).where(start < length, length).cummax(dim=2).values
+        joins = start[:, :, 1:] <= end[:, :, :-1]  # the interval before it
+        start[:, :, 1:] = start[:, :, 1:].where(~joins, length)
+        end[:, :, :-1] = end[:, :, :-1].where(~joins, length)
+        return _used(start.sort(dim=2).values, end.sort(dim=2).values, length)
+
+    @classmethod
+    def of_grid(cls, visible: Tensor) -> Ranges:
+        """The runs of a whole mask, bool `(batch, heads, queries, keys)`."""
+        rows, length = visible.shape[:3], visible.shape[3]
+        edges = torch.nn.functional.pad(visible.flatten(0, 2).to(torch.int8), (1, 1)).diff(dim=-1)
+        owner, start = (edges > 0).nonzero().unbind(1)
+        end = (edges < 0).nonzero()[:, 1]
+        counts = owner.bincount(minlength=len(edges))
+        rank = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
+        bounds = start.new_full((2, len(edges), max(1, int(counts.max()) if len(counts) else 0)), length)
+        bounds[0, owner, rank], bounds[1, owner, rank] = start, end
+        starts, ends = bounds.unflatten(1, rows).transpose(-1, -2)
+        return cls(starts, ends, length)
+
+    @classmethod
+    def behind_each_other(cls, parts: Sequence[Ranges]) -> Ranges:
+        """One after the other, the queries of parts that agree in all else."""
+        most = max(part.start.shape[2] for part in parts)
+        start = torch.cat([_widened(part.start, most, part.length) for part in parts], dim=3)
+        end = torch.cat([_widened(part.end, most, part.length) for part in parts], dim=3)
+        return cls(start, end, parts[0].length)
+
     def __and__(self, other: Ranges) -> Ranges:
         start = torch.maximum(self.start.unsqueeze(3), other.start.unsqueeze(2))
         end = torch.minimum(self.end.unsqueeze(3), other.end.unsqueeze(2))
@@ -95,6 +127,18 @@ class Ranges:
         keep = keep[:, None, None]
         return _canonical(self.start.where(keep, self.length), self.end.where(keep, self.length), self.length)
 
+    def beyond(self, split: Tensor | None = None) -> Ranges:
+        """The part of the keys behind each query's own position; or, with `split`, the part from there on.
+
+        Only for ranges whose queries are the positions `0 .. length - 1`.
+
+        Args:
+            split: int64 `(batch or 1, 1)`, a position per row.
+        """
+        own = torch.arange(self.length, device=self.start.device)[None]
+        first = own + 1 if split is None else split.expand(-1, self.length)
+        return self & Ranges.single(first, torch.full_like(own, self.length), self.length)
+
     def contains(self, k: Tensor) -> Tensor:
         """Whether each query may see each key: bool `(batch or 1, heads or 1, queries, keys)`.
 
@@ -115,7 +159,11 @@ def _canonical(start: Tensor, end: Tensor, length: int) -> Ranges:
     empty = start >= end
     start, end = start.where(~empty, length), end.where(~empty, length)
     start, order = start.sort(dim=2, stable=True)
-    end = end.gather(2, order)
+    return _used(start, end.gather(2, order), length)
+
+
+def _used(start: Tensor, end: Tensor, length: int) -> Ranges:
+    """Without the places that no query needs."""
     used = max(1, int((start < end).sum(2).max())) if start.numel() else 1
     return Ranges(start[:, :, :used], end[:, :, :used], length)
 

@@ -79,7 +79,9 @@ class PerHead(Named):
     def head_groups(self) -> tuple[int, int]:
         exact, least = super().head_groups
         named = self.choices.named
-        return (exact, max(least, named + 1)) if self.choices.default else (max(exact, named), max(least, named))
+        if self.choices.default is None:
+            return max(exact, named), max(least, named)
+        return exact, max(least, named if self.choices.has_gap else named + 1)
 
     @property
     def causal(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -36,7 +37,7 @@ class Tree(Sampled):
 
     word: ClassVar[str] = "tree"
     prefix: int | Tensor | None = None
-    parents: tuple[int, ...] | Tensor | None = field(default=None, metadata={"text": "integers"})
+    parents: Sequence[int] | Tensor | None = field(default=None, metadata={"text": "integers"})
 
     def __post_init__(self) -> None:
         if isinstance(self.parents, list):
@@ -64,10 +65,10 @@ class Tree(Sampled):
     def _parents(self, rows: RowData) -> Tensor:
         if isinstance(self.parents, tuple):
             parents = rows.counts.new_tensor(self.parents).expand(len(rows.counts), -1)
-        elif (given := rows.table("tree_parents", self.parents)) is not None:
-            parents = given
         else:
-            self._missing("tree_parents", "Or say tree(PREFIX, [PARENTS]).")
+            own = self.parents if isinstance(self.parents, Tensor) else None
+            given = rows.table("tree_parents", own)
+            parents = self._missing("tree_parents", "Or say tree(PREFIX, [PARENTS]).") if given is None else given
         return torch.nn.functional.pad(parents, (0, 1), value=-1)  # so that there is a node to ask for
 
     @property

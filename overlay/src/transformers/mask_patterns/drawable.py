@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .picture import Picture
+    from .draw.picture import Picture
 
 
 class Drawable:
@@ -33,7 +33,7 @@ class Drawable:
             ValueError: data is missing or wrong, `tokens` are not `length` strings, or the mask is too long for one
                 that has no form as key ranges.
         """
-        from .picture import picture
+        from .draw.picture import picture
 
         return picture(self, length, heads=heads, tokens=tokens, **inputs)
 
@@ -62,9 +62,9 @@ class Drawable:
 
     def _repr_svg_(self: Any) -> str | None:
         """What a notebook shows; None, for the text form, where data is missing."""
-        from .picture import telling_length
-
         try:
+            from .draw.picture import telling_length
+
             picture: Picture = self.picture(telling_length(self))
             return picture.svg()
         except Exception:  # a notebook falls back to the text form, whatever a user's function raises
