@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 import transformers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 
 SIZES = {
@@ -27,19 +36,29 @@ LAYERS: dict[str, dict[str, Any]] = {
     "full": {},
     "sliding": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
 }
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "mlp_only_layers": [0],
+    "head_dim": 8,
+}
+FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
+    "qwen2_moe": (Qwen2MoeConfig, Qwen2MoeForCausalLM, EXPERTS),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, EXPERTS),
+}
 MASKS = {"none": None, "left": [[1] * 9, [0] * 3 + [1] * 6], "right": [[1] * 9, [1] * 6 + [0] * 3]}
 
 
 def models() -> Iterator[tuple[str, Any]]:
     for kind, layers in LAYERS.items():
-        for family, config, model in (
-            ("qwen2", Qwen2Config, Qwen2ForCausalLM),
-            ("qwen3", Qwen3Config, Qwen3ForCausalLM),
-        ):
-            for dtype in (torch.float32, torch.bfloat16):
+        for family, (config, model, own) in FAMILIES.items():
+            for dtype in (torch.float32,) if own is EXPERTS else (torch.float32, torch.bfloat16):
                 torch.manual_seed(0)
-                settings = SIZES | layers | ({"head_dim": 8} if family == "qwen3" else {})
-                yield f"{family} {kind} {dtype}", model(config(**settings)).to(dtype)
+                yield f"{family} {kind} {dtype}", model(config(**SIZES | layers | own)).to(dtype)
 
 
 def training(model: Any, ids: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
@@ -82,7 +101,8 @@ def outputs() -> Iterator[tuple[str, Tensor]]:
                 for run in (training, cached):
                     for i, tensor in enumerate(run(model, ids, mask)):
                         yield f"{name} {kind} {backend} {run.__name__} {i}", tensor
-            if "full torch.float32" in name and kind != "right":  # each shape takes seconds to compile
+            dense = "moe" not in name
+            if dense and "full torch.float32" in name and kind != "right":  # each shape takes seconds to compile
                 yield from flexible(f"{name} {kind} flex", model, ids, mask)
 
 

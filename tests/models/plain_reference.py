@@ -1,4 +1,4 @@
-"""A Qwen2/Qwen3 decoder written down plainly, in float64 with loops over queries: the oracle for every backend.
+"""A Qwen2/Qwen3 decoder, with experts too, written down plainly, in float64 with loops: the oracle for every backend.
 
 It knows nothing of upstream's attention, masks, caches or dtypes: it reads the weights, and takes a whole mask.
 """
@@ -16,7 +16,7 @@ def logits(model: Any, input_ids: Tensor, visible: Tensor, position_ids: Tensor,
     """Logits, float64 `(batch, length, vocabulary)`.
 
     Args:
-        model: a `Qwen2ForCausalLM` or `Qwen3ForCausalLM`.
+        model: a `Qwen2ForCausalLM`, a `Qwen3ForCausalLM`, or the same with experts.
         input_ids: `(batch, length)`.
         visible: bool `(batch, query heads, length, length)`.
         position_ids: rotary positions, `(batch, length)`.
@@ -29,10 +29,31 @@ def logits(model: Any, input_ids: Tensor, visible: Tensor, position_ids: Tensor,
         normed = _rms(hidden, own["input_layernorm.weight"], config)
         hidden = hidden + _attention(config, own, normed, visible, position_ids, bias)
         normed = _rms(hidden, own["post_attention_layernorm.weight"], config)
-        gate = torch.nn.functional.silu(normed @ own["mlp.gate_proj.weight"].T)
-        hidden = hidden + (gate * (normed @ own["mlp.up_proj.weight"].T)) @ own["mlp.down_proj.weight"].T
+        hidden = hidden + (_experts(config, own, normed) if "mlp.gate.weight" in own else _mlp(own, "mlp", normed))
     final: Tensor = _rms(hidden, weights["model.norm.weight"], config) @ weights["lm_head.weight"].T
     return final
+
+
+def _mlp(own: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    gate, up, down = (own[f"{name}.{part}_proj.weight"].T for part in ("gate", "up", "down"))
+    return (torch.nn.functional.silu(x @ gate) * (x @ up)) @ down
+
+
+def _experts(config: Any, own: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Each token's most probable experts, weighted, and in Qwen2-MoE one for all, through a gate of its own."""
+    out = torch.zeros_like(x)
+    for b in range(len(x)):
+        for i, token in enumerate(x[b]):
+            odds = (own["mlp.gate.weight"] @ token).softmax(0)
+            chosen = odds.argsort(descending=True)[: config.num_experts_per_tok].tolist()
+            total = odds[chosen].sum() if config.norm_topk_prob else 1
+            for e in chosen:
+                gate, up = (own["mlp.experts.gate_up_proj"][e] @ token).chunk(2)
+                said = own["mlp.experts.down_proj"][e] @ (torch.nn.functional.silu(gate) * up)
+                out[b, i] += odds[e] / total * said
+    if "mlp.shared_expert_gate.weight" in own:  # Qwen2-MoE
+        out += (x @ own["mlp.shared_expert_gate.weight"].T).sigmoid() * _mlp(own, "mlp.shared_expert", x)
+    return out
 
 
 def _rms(x: Tensor, weight: Tensor, config: Any) -> Tensor:

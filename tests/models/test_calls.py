@@ -1,22 +1,21 @@
-"""How a mask reaches the model: per call, through heads and `generate`, from a subclass; and what is refused."""
+"""How a mask reaches the model: per call, through heads and `generate`; and what is refused."""
 
 from __future__ import annotations
 
-import copy
-import pickle
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from small_models import BACKENDS, FAMILIES, make_model
+from small_models import BACKENDS, DENSE, EXPERTS, make_model
 from torch import Tensor
 
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2ForSequenceClassification,
-    Qwen3ForCausalLM,
-    Qwen3Model,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -46,11 +45,14 @@ def greedy(model: Any, ids: Tensor, steps: int, pattern: Any, mask: Tensor | Non
     return ids
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "pattern"),
+    [*product(DENSE, [STREAMING, PrefixLM(4), Causal() & ~SlidingWindow(1)]), *product(EXPERTS, [STREAMING])],
+    ids=str,
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
-@pytest.mark.parametrize("pattern", [STREAMING, PrefixLM(4), Causal() & ~SlidingWindow(1)], ids=str)
-def test_generate_obeys(family: str, backend: str, use_cache: bool, pattern: Pattern, ids: Tensor) -> None:
+def test_generate_obeys(family: str, pattern: Pattern, backend: str, use_cache: bool, ids: Tensor) -> None:
     model = make_model(family, attn_implementation=backend)
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
@@ -66,15 +68,17 @@ def test_generate_obeys(family: str, backend: str, use_cache: bool, pattern: Pat
     assert torch.equal(got, greedy(model, ids, 6, pattern, mask))
 
 
-def test_generate_obeys_the_config(ids: Tensor) -> None:
-    model = make_model(mask_pattern=STREAMING)
-    static, dynamic = (
-        model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0, cache_implementation=kind)
-        for kind in ("static", "dynamic")
-    )
-    assert torch.equal(dynamic, greedy(make_model(), ids, 6, STREAMING))
-    assert torch.equal(static, dynamic)
-    assert not torch.equal(dynamic, make_model().generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0))
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_generate_obeys_the_config(family: str, kind: str, ids: Tensor) -> None:
+    settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "cache_implementation": kind}
+    plain, model = make_model(family), make_model(family, mask_pattern=STREAMING)
+    got = model.generate(ids, **settings)
+    assert torch.equal(got, greedy(plain, ids, 6, STREAMING))
+    assert torch.equal(got, plain.generate(ids, mask_pattern=STREAMING, **settings))
+    native = plain.generate(ids, **settings)
+    assert not torch.equal(got, native)
+    assert torch.equal(model.generate(ids, mask_pattern="native", **settings), native)
 
 
 def test_generate_goes_on_with_the_documents_of_the_prompt(ids: Tensor) -> None:
@@ -97,48 +101,10 @@ def test_generate_refuses_what_a_cache_cannot_hold_and_runs_without_one(ids: Ten
     assert torch.equal(model.generate(ids, use_cache=False, **settings), greedy(model, ids, 3, Bidirectional()))
 
 
-def test_generate_refuses_a_pattern_of_the_call_that_a_static_cache_would_miss(ids: Tensor) -> None:
-    with pytest.raises(UnsupportedMaskError, match="set model.config.mask_pattern instead"):
-        make_model().generate(
-            ids, max_new_tokens=3, mask_pattern=STREAMING, cache_implementation="static", pad_token_id=0
-        )
-
-
 def test_beams_with_data_per_row_are_refused_rather_than_mixed_up(ids: Tensor) -> None:
     pattern = PrefixLM(torch.tensor([2, 5]))
     with pytest.raises(ValueError, match=r"`prefix_lengths`: got shape \(2,\); expected shape \(4,\)"):
         make_model().generate(ids, max_new_tokens=3, num_beams=2, mask_pattern=pattern, pad_token_id=0)
-
-
-class Subclassed(Qwen3ForCausalLM):
-    """A model whose mask depends on its tokens."""
-
-    def get_mask_pattern(self, input_ids: Tensor, **inputs: Any) -> Pattern | None:
-        return STREAMING if int(input_ids[0, 0]) != 2 else None
-
-
-class SubclassedBase(Qwen3Model):
-    """The same, one level down."""
-
-    get_mask_pattern = Subclassed.get_mask_pattern
-
-
-def test_a_subclass_says_the_mask_by_overriding_one_method(ids: Tensor) -> None:
-    plain = make_model()
-    model = Subclassed(plain.config).eval()
-    model.load_state_dict(plain.state_dict())
-    base = SubclassedBase(plain.config).eval()
-    base.load_state_dict(plain.model.state_dict())
-    with torch.no_grad():
-        said = plain(ids, mask_pattern=STREAMING).logits
-        for twin in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert torch.equal(twin(ids).logits, said)
-            assert twin.model.get_mask_pattern.__self__ is twin
-            assert set(twin.state_dict()) == set(plain.state_dict())
-        assert torch.equal(plain.lm_head(base(ids).last_hidden_state), said)
-        assert torch.equal(model(ids, mask_pattern="native").logits, plain(ids).logits)
-        ids = ids.index_fill(1, torch.tensor([0]), 2)
-        assert torch.equal(model(ids).logits, plain(ids).logits)
 
 
 def test_other_heads_and_the_base_model_take_a_pattern(ids: Tensor) -> None:
@@ -161,14 +127,22 @@ def test_models_generated_from_qwen2_take_a_pattern(ids: Tensor) -> None:
     torch.testing.assert_close(got[:, 4:], alone)
 
 
+@pytest.mark.parametrize("call", [{"mask_pattern": STREAMING}, {"mask_inputs": {"document_ids": torch.zeros(2, 9)}}])
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "mamba"])
+def test_generate_refuses_a_pattern_that_the_model_would_drop(family: str, call: dict[str, Any], ids: Tensor) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
+    config = AutoConfig.for_model(family, **sizes, num_attention_heads=4, state_size=4)
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UnsupportedMaskError, match=rf"`{next(iter(call))}`: {type(model).__name__} does not take one"):
+        model.generate(ids, max_new_tokens=2, pad_token_id=0, **call)
+
+
 def test_a_model_that_does_not_take_a_pattern_refuses_it(ids: Tensor) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
     model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4)).eval()
     for call in ({"mask_pattern": STREAMING}, {"mask_inputs": {"document_ids": torch.zeros_like(ids)}}):
         with pytest.raises(UnsupportedMaskError, match="LlamaAttention belongs to a model that does not take one"):
             model(ids, **call)
-        with pytest.raises(UnsupportedMaskError, match="LlamaAttention belongs to a model that does not take one"):
-            model.generate(ids, max_new_tokens=2, pad_token_id=0, **call)
 
 
 def test_a_config_of_a_model_that_does_not_take_a_pattern_refuses_it() -> None:

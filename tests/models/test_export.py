@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from run_exported import REAL, backends
-from small_models import FAMILIES, TREE, make_model
+from small_models import DENSE, TREE, make_model
 from torch import Tensor
 
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
@@ -53,15 +53,15 @@ def run(tree: Path, modules: Path, *arguments: Any) -> str:
 def computed(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     """What `run_exported` finds: by the fork, by stock, and by the fork in what stock saved again."""
     folder = tmp_path_factory.mktemp("computed")
-    for family in FAMILIES:
+    for family in DENSE:
         export_for_stock(make_model(family, mask_pattern=PATTERNS[family]), folder / family)
-    exported, again = ([folder / f"{family}{end}" for family in FAMILIES] for end in ("", "_again"))
+    exported, again = ([folder / f"{family}{end}" for family in DENSE] for end in ("", "_again"))
     run(upstream, folder / "stock_modules", SCRIPT, upstream, *exported)
     run(TREE, folder / "fork_modules", SCRIPT, TREE, *exported, *again)
     return {str(file.relative_to(folder)): torch.load(file) for file in folder.glob("*/*.pt")}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_stock_computes_what_the_fork_computes(family: str, computed: Any, ids: Tensor) -> None:
     fork, stock, again = (computed[f"{family}{name}"] for name in ("/fork.pt", "/stock.pt", "_again/fork.pt"))
     assert list(fork) == list(stock) == list(again)

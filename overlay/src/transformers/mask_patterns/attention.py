@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from .errors import UnsupportedMaskError
+from .takers import TAKERS
 
 
 logger = logging.getLogger(__name__)
@@ -60,8 +61,7 @@ def attend(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionO
         return given[module.layer_idx].attend(function, module, q, k, v, **kwargs)
     if kwargs.get("mask_pattern") is not None or kwargs.get("mask_inputs") is not None:
         model = f"{type(args[0]).__name__} belongs to a model that" if args else "this model"
-        can = "Qwen2 and Qwen3 do."
-        raise UnsupportedMaskError(f"`mask_pattern`: {model} does not take one, and would ignore it. {can}")
+        raise UnsupportedMaskError(f"`mask_pattern`: {model} does not take one, and would ignore it. {TAKERS}")
     return function(*args, **kwargs)
 
 

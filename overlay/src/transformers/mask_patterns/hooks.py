@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from inspect import getattr_static
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,17 +27,31 @@ from .attention import (
     attend,
 )
 from .checks import first_revised_pair, first_stale_pair
-from .config import ConfigPattern
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import real_tokens, whole_mask
+from .generation import check_arguments, mask_preparation
 from .inputs import Rows
 from .layers import NATIVE, LayerMask, Masks, Own, PerLayer, parse_masks
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import grid, visible_grid
+from .owners import spokesman
 from .pattern import Pattern
 from .positions import Layout
-from .training import LeakWatch, watched
+from .refusals import check_combination, check_prepared, check_router
+from .takers import check_config, computes_with_its_mask
+from .training import LeakWatch, loss_function, watch_over
+
+
+__all__ = [
+    "attention_function",
+    "check_arguments",
+    "check_config",
+    "loss_function",
+    "mask_function",
+    "mask_preparation",
+    "masks",
+]
 
 
 class Backend(Enum):
@@ -63,39 +76,6 @@ _MEMORIES: WeakKeyDictionary[Any, _CacheMemory] = WeakKeyDictionary()
 def attention_function(function: AttentionFunction) -> AttentionFunction:
     """What `AttentionInterface.get_interface` returns in place of `function`: the same, and it obeys our masks too."""
     return partial(attend, function)
-
-
-def adopt(model: Any) -> None:
-    """At the end of a model's construction: its base model may then ask the owner's `get_mask_pattern`.
-
-    Raises:
-        UnsupportedMaskError: the config says a mask pattern, but is of a model that does not ask for it.
-    """
-    said = model.config.__dict__.get("mask_pattern")
-    if said is not None and not isinstance(getattr_static(type(model.config), "mask_pattern", None), ConfigPattern):
-        kind = type(model.config).__name__
-        raise UnsupportedMaskError(
-            f"{kind}: mask_pattern={said!r} would be ignored by this model. Qwen2 and Qwen3 take one."
-        )
-    base = getattr(model, "base_model", model)
-    if base is not model and hasattr(type(model), "get_mask_pattern"):
-        object.__setattr__(base, "get_mask_pattern", model.get_mask_pattern)
-
-
-def loss_function(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a model's `loss_function` is in place of `function`: the same, and a next-token loss looks for label leaks.
-
-    Only in training, after a forward under a pattern that may see the future.
-    """
-    watch = getattr(model.base_model, "_leak_watch", None) if model.training else None
-    if watch is None or watch.seen is None or function.__name__ != "ForCausalLMLoss":
-        return function
-    return partial(watched, watch, function)
-
-
-def prepares_own_masks(config: Any) -> bool:
-    """Whether masks made ahead of the forward, as `generate` does for static caches, would miss a pattern."""
-    return getattr(config, "mask_pattern", None) is not None
 
 
 def masks(
@@ -129,26 +109,41 @@ def masks(
         if inputs:
             remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
             raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
-        _check_prepared(attention_mask, model.config)
+        check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
             return attention_mask
+        check_router(attention_mask, kwargs)
         lowered = forward.whole(attention_mask)
     else:
-        _check_combination(said, attention_mask)
+        check_combination(said, attention_mask)
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, _watch(model))
+        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, watch_over(model))
     return dict.fromkeys(forward.layer_types, lowered)
 
 
-def _watch(model: Any) -> LeakWatch | None:
-    """Who looks for label leaks while this base model trains."""
-    if not model.training:
-        return None
-    if not hasattr(model, "_leak_watch"):
-        object.__setattr__(model, "_leak_watch", LeakWatch())
-    return model._leak_watch  # type: ignore[no-any-return]
+def mask_function(
+    model: Any, function: Callable[..., Any], input_ids: Tensor | None, kwargs: MutableMapping[str, Any]
+) -> Callable[..., Any]:
+    """What a forward with one mask for all layers calls in place of upstream's `function`; `masks` says the rest."""
+    if computes_with_its_mask(type(model)):
+        return function
+
+    def asked(*, attention_mask: Any, **given: Any) -> Any:
+        embeds, positions, cache = (given[name] for name in ("inputs_embeds", "position_ids", "past_key_values"))
+        found = masks(model, attention_mask, input_ids, embeds, positions, cache, kwargs)
+        return _only(found) if isinstance(found, Mapping) else function(attention_mask=found, **given)
+
+    return asked
+
+
+def _only(masks: Mapping[str, Any]) -> Any:
+    """The one mask of all layers."""
+    first, *others = masks.values()
+    if any(other is not first for other in others):
+        raise bad_argument("attention_mask", f"masks for {sorted(masks)}", "one for all layers", "Pass that one.")
+    return first
 
 
 def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
@@ -162,48 +157,12 @@ def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
 def _said(
     model: Any, given: Any, input_ids: Tensor | None, attention_mask: Any, inputs: Mapping[str, Tensor]
 ) -> Masks | Own:
-    """What this call's masks are: as passed, else as the subclass says, else the config."""
-    if given is None and (own := getattr(model, "get_mask_pattern", None)) is not None:
+    """What this call's masks are: as passed, else as a `get_mask_pattern` says, else the config."""
+    if given is None and (own := spokesman(model)) is not None:
         given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
     if given is None:
         given = getattr(model.config, "mask_pattern", None)
     return NATIVE if given is None else parse_masks(given)
-
-
-def _check_prepared(attention_mask: Any, config: Any) -> None:
-    """Refuse a mapping of masks that upstream would misread: it adds what should hide, or reads head 0 only."""
-    if not isinstance(attention_mask, Mapping):
-        return
-    backend = config._attn_implementation
-    for kind, mask in attention_mask.items():
-        if not isinstance(mask, Tensor) or mask.ndim != 4:
-            continue
-        fits = {"eager": mask.is_floating_point(), "flex_attention": False}.get(backend, True)
-        if not fits or not (mask.is_floating_point() or mask.dtype == torch.bool):
-            expected = f"what {backend} takes as it is"
-            remedy = "Pass the tensor itself as attention_mask, not in a mapping."
-            raise bad_argument(f"attention_mask[{kind!r}]", f"a {mask.dtype} tensor", expected, remedy)
-
-
-def _check_combination(pattern: Masks | Own, attention_mask: Any) -> None:
-    """Refuse to trace a pattern, and two masks at once: a pattern is a whole mask, as a 3D, 4D or prepared one is."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        raise UnsupportedMaskError(
-            f"mask_pattern={str(pattern)!r}: torch.jit.trace would keep this length's mask for every other. "
-            "Use torch.compile, or trace with mask_pattern='native'."
-        )
-    if attention_mask is None or (isinstance(attention_mask, Tensor) and attention_mask.ndim < 3):
-        return
-    if isinstance(attention_mask, Tensor):
-        got = f"a {attention_mask.ndim}D mask beside mask_pattern={str(pattern)!r}"
-        remedy = "Each is a whole mask: pass mask_pattern='native' to use the tensor alone, or put it in a pattern: "
-        remedy += "from_function(lambda b, h, q, k: mask[b, q, k]) & ..."
-        raise bad_argument("attention_mask", got, "None or a 2D mask of real tokens and padding", remedy)
-    raise UnsupportedMaskError(
-        f"`attention_mask`: got masks prepared ahead ({type(attention_mask).__name__}), which do not know "
-        f"mask_pattern={str(pattern)!r}. For a static cache generate() prepares them before it sees a pattern of the "
-        "call: set model.config.mask_pattern instead, or use another cache."
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,8 +174,14 @@ class _Forward:
     cache: Any
 
     @property
+    def kinds(self) -> list[str]:
+        """The type of each layer."""
+        one = "full_attention" if getattr(self.config, "sliding_window", None) is None else "sliding_attention"
+        return getattr(self.config, "layer_types", None) or [one] * int(self.config.num_hidden_layers)
+
+    @property
     def layer_types(self) -> set[str]:
-        return set(getattr(self.config, "layer_types", None) or ["full_attention"])
+        return set(self.kinds)
 
     @property
     def is_plain_flash(self) -> bool:
@@ -268,9 +233,7 @@ class _Forward:
     def plan(self, said: Masks | Own) -> tuple[LayerMask, ...]:
         """What each layer has."""
         layers = int(self.config.num_hidden_layers)
-        if isinstance(said, PerLayer):
-            return said.patterns(layers, getattr(self.config, "layer_types", None))
-        return (said,) * layers
+        return said.patterns(layers, self.kinds) if isinstance(said, PerLayer) else (said,) * layers
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def patterns(
@@ -314,7 +277,7 @@ class _Forward:
         if not isinstance(said, PerLayer):
             return [mask for mask in self.plan(said) if isinstance(mask, Pattern)]
         window = getattr(self.config, "sliding_window", None)
-        return said.resolve(int(self.config.num_hidden_layers), getattr(self.config, "layer_types", None), window)
+        return said.resolve(int(self.config.num_hidden_layers), self.kinds, window)
 
     def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
         """Upstream's own mask for a layer of this type."""
@@ -383,7 +346,7 @@ class _Forward:
             own: makes the mask of a native layer of some type; without it `lower` makes all.
         """
         made: dict[tuple[Any, ...], LoweredMask] = {}
-        kinds = getattr(self.config, "layer_types", None) or ["full_attention"] * len(plan)
+        kinds = self.kinds
         keys: list[tuple[Any, ...]] = []
         for layer, mask in enumerate(plan):
             if own is not None and mask is NATIVE:

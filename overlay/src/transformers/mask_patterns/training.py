@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,6 +80,26 @@ class LeakWatch:
         if leaking:
             self.warned.add(seen.said)
             logger.warning(_message(seen, leaking, int(scored.sum())))
+
+
+def watch_over(base: Any) -> LeakWatch | None:
+    """Who looks for label leaks while this base model trains."""
+    if not base.training:
+        return None
+    if not hasattr(base, "_leak_watch"):
+        object.__setattr__(base, "_leak_watch", LeakWatch())
+    return base._leak_watch  # type: ignore[no-any-return]
+
+
+def loss_function(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a model's `loss_function` is in place of `function`: the same, and a next-token loss looks for label leaks.
+
+    Only in training, after a forward under a pattern that may see the future.
+    """
+    watch = getattr(model.base_model, "_leak_watch", None) if model.training else None
+    if watch is None or watch.seen is None or function.__name__ != "ForCausalLMLoss":
+        return function
+    return partial(watched, watch, function)
 
 
 def watched(watch: LeakWatch, function: Callable[..., Any], logits: Tensor, labels: Any, *args: Any, **kw: Any) -> Any:
