@@ -172,7 +172,7 @@ def test_a_report_says_what_later_tokens_change() -> None:
 
 
 def test_a_split_that_a_pattern_has_no_meaning_for_is_not_cache_safe() -> None:
-    assert "cache-safe      at 1: no, it cannot be said of these alone: `length`" in str(
+    assert "cache-safe      at 1: no, it cannot be said of these alone: `input_ids`: got 1 tokens" in str(
         BlockDiffusion(1).check(8, split=1)
     )
 

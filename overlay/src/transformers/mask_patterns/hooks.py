@@ -138,17 +138,8 @@ def masks(
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, _watch(model))
+        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, LeakWatch.of(model))
     return dict.fromkeys(forward.layer_types, lowered)
-
-
-def _watch(model: Any) -> LeakWatch | None:
-    """Who looks for label leaks while this base model trains."""
-    if not model.training:
-        return None
-    if not hasattr(model, "_leak_watch"):
-        object.__setattr__(model, "_leak_watch", LeakWatch())
-    return model._leak_watch  # type: ignore[no-any-return]
 
 
 def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
