@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_masks import Said, brute_force, padded, said_patterns
+from random_masks import GROUPS, Said, brute_force, inputs, padded, said_patterns
 
 from transformers.mask_patterns import (
     Bidirectional,
@@ -46,8 +46,10 @@ def test_a_report_says_what_a_search_finds(drawn: tuple[torch.Tensor, Said], dat
     real, said = drawn
     slots = real.shape[1]
     split = data.draw(st.integers(0, slots))
-    report = said.pattern.check(slots, layers=1, attention_mask=real, split=split)
-    by_slot = brute_force(said, real.tolist(), range(slots), range(slots))[:, 0]
+    passed: Any = inputs(real.tolist(), said.reads)
+    report = said.pattern.check(slots, layers=1, heads=GROUPS, attention_mask=real, split=split, **passed)
+    by_head = brute_force(said, real.tolist(), range(slots), range(slots), GROUPS)
+    by_slot = by_head.any(1)
     seen = [(row, q, k) for row, q, k in by_slot.nonzero().tolist()]
     place = (real.cumsum(1) - 1).tolist()
 
@@ -56,16 +58,15 @@ def test_a_report_says_what_a_search_finds(drawn: tuple[torch.Tensor, Said], dat
 
     assert report.future == first([(row, q, k) for row, q, k in seen if k > q])
     assert report.stale_pair == first([(row, q, k) for row, q, k in seen if q < split <= k])
-    assert report.revised_pair is None
     assert report.stale.tolist() == [any(q < s <= k for _, q, k in seen) for s in range(slots + 1)]
-    assert torch.equal(report.empty, real & ~by_slot.any(-1))
+    assert torch.equal(report.empty, real & (~by_head.any(-1)).any(1))
 
 
 @given(reports())
 def test_tiles_of_queries_make_the_whole(drawn: tuple[torch.Tensor, Said]) -> None:
     real, said = drawn
-    layout = Layout.of(len(real), real.shape[1], real=real)
-    pattern = said.pattern.bind(Rows(layout))
+    layout = Layout.of(len(real), real.shape[1], real=real, heads=GROUPS, groups=GROUPS)
+    pattern = said.pattern.bind(Rows(layout, inputs(real.tolist())))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checks, "_CELLS", 2 * layout.length)
         tiled = shown(pattern, layout)
@@ -172,7 +173,7 @@ def test_a_report_says_what_later_tokens_change() -> None:
 
 
 def test_a_split_that_a_pattern_has_no_meaning_for_is_not_cache_safe() -> None:
-    assert "cache-safe      at 1: no, it cannot be said of these alone: `length`" in str(
+    assert "cache-safe      at 1: no, it cannot be said of these alone: `input_ids`: got 1 tokens" in str(
         BlockDiffusion(1).check(8, split=1)
     )
 

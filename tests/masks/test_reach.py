@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_masks import Real, Said, brute_force, padded, said_patterns, unpadded
+from random_masks import GROUPS, Real, Said, brute_force, inputs, padded, said_patterns, unpadded
 from torch import Tensor
 
 from transformers.mask_patterns import Bidirectional, Document, Pattern, PrefixLM, SlidingWindow, from_function, reach
@@ -18,24 +18,31 @@ from transformers.mask_patterns.positions import Layout
 from transformers.mask_patterns.ranges import Ranges
 
 
-BATCH, LENGTH = 2, 7
+BATCH, LENGTH = 2, 6
 REAL = unpadded(BATCH, LENGTH)
+ROWS = Rows(Layout.of(BATCH, LENGTH, heads=GROUPS, groups=GROUPS), inputs(REAL))
 intervals = st.tuples(st.integers(0, 9), st.integers(0, 9))
 stacks = st.lists(said_patterns(REAL, depth=3), min_size=1, max_size=4)
 
 
-def reads_next(layers: Sequence[Pattern], layout: Layout, endless: bool = False) -> Tensor:
-    stack = network(layers, Rows(layout), endless=endless)
-    return stack.reads_next.expand(layout.batch, -1)
+def reads_next(layers: Sequence[Pattern], rows: Rows | Layout, endless: bool = False) -> Tensor:
+    rows = rows if isinstance(rows, Rows) else Rows(rows)
+    return network(layers, rows, endless=endless).reads_next.expand(rows.layout.batch, -1)
+
+
+def masks_of(said: Sequence[Said], real: Real) -> list[Tensor]:
+    """What any head sees in each layer: bool `(batch, n, n)`."""
+    slots = range(len(real[0]))
+    return [brute_force(layer, real, slots, slots, GROUPS).any(1) for layer in said]
 
 
 def searched(masks: Sequence[Tensor]) -> list[list[set[int]]]:
-    """Per row and position, what it reaches through the masks `(batch, 1, n, n)` of layers, first to last."""
-    batch, _, n, _ = masks[0].shape
+    """Per row and position, what it reaches through the masks `(batch, n, n)` of layers, first to last."""
+    batch, n, _ = masks[0].shape
     reached = [[{i} for i in range(n)] for _ in range(batch)]
     for mask in masks:
         reached = [
-            [set.union(row[i], *(row[k] for k in range(n) if mask[b, 0, i, k])) for i in range(n)]
+            [set.union(row[i], *(row[k] for k in range(n) if mask[b, i, k])) for i in range(n)]
             for b, row in enumerate(reached)
         ]
     return reached
@@ -67,12 +74,10 @@ def test_a_grid_is_the_union_of_its_runs(bits: int) -> None:
 def test_the_next_token_is_reached_as_a_search_finds(endless: bool, most_intervals: int) -> None:
     @given(stacks)
     def agree(said: list[Said]) -> None:
-        layout = Layout.of(BATCH, LENGTH)
-        masks = [brute_force(layer, REAL, range(LENGTH), range(LENGTH)) for layer in said]
-        expected = next_of(searched(masks * (LENGTH if endless else 1)))
+        expected = next_of(searched(masks_of(said, REAL) * (LENGTH if endless else 1)))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(reach, "MOST_INTERVALS", most_intervals)
-            assert torch.equal(reads_next([layer.pattern for layer in said], layout, endless), expected)
+            assert torch.equal(reads_next([layer.pattern for layer in said], ROWS, endless), expected)
 
     agree()
 
@@ -80,10 +85,8 @@ def test_the_next_token_is_reached_as_a_search_finds(endless: bool, most_interva
 @given(st.data(), st.lists(st.integers(0, 1), min_size=1, max_size=12))
 def test_equal_layers_are_multiplied_once_and_in_their_order(data: st.DataObject, order: list[int]) -> None:
     two = [data.draw(said_patterns(REAL, depth=3)) for _ in range(2)]
-    masks = [brute_force(said, REAL, range(LENGTH), range(LENGTH)) for said in two]
-    layout = Layout.of(BATCH, LENGTH)
-    found = network([two[i].pattern for i in order], Rows(layout)).reads_next.expand(BATCH, -1)
-    assert torch.equal(found, next_of(searched([masks[i] for i in order])))
+    found = reads_next([two[i].pattern for i in order], ROWS)
+    assert torch.equal(found, next_of(searched(masks_of([two[i] for i in order], REAL))))
 
 
 def test_the_order_of_layers_matters() -> None:
@@ -114,12 +117,12 @@ def padded_stacks(draw: st.DrawFn) -> tuple[Real, list[Said]]:
 def test_labels_leak_by_slot_as_a_search_finds(drawn: tuple[Real, list[Said]]) -> None:
     real, said = drawn
     slots = range(len(real[0]))
-    layout = Layout.of(len(real), len(slots), real=torch.tensor(real))
-    reached = searched([brute_force(layer, real, slots, slots) for layer in said])
+    layout = Layout.of(len(real), len(slots), real=torch.tensor(real), heads=GROUPS, groups=GROUPS)
+    reached = searched(masks_of(said, real))
     expected = [
         [t > 0 and row[t] and row[t - 1] and t in reached[b][t - 1] for t in slots] for b, row in enumerate(real)
     ]
-    stack = network([layer.pattern for layer in said], Rows(layout))
+    stack = network([layer.pattern for layer in said], Rows(layout, inputs(real)))
     assert label_leaks(stack, layout).expand(len(real), -1).tolist() == expected
 
 

@@ -119,7 +119,7 @@ def masks(
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, watch_over(model))
+        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, LeakWatch.of(model))
     return dict.fromkeys(forward.layer_types, lowered)
 
 

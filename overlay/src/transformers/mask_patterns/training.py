@@ -49,6 +49,15 @@ class LeakWatch:
     losses: Counter[str] = field(default_factory=Counter)
     warned: set[str] = field(default_factory=set)
 
+    @classmethod
+    def of(cls, model: torch.nn.Module) -> LeakWatch | None:
+        """That of a base model while it trains."""
+        if not model.training:
+            return None
+        if not hasattr(model, "_leak_watch"):
+            object.__setattr__(model, "_leak_watch", cls())
+        return model._leak_watch  # type: ignore[return-value]
+
     def __reduce__(self) -> tuple[type[LeakWatch], tuple[()]]:
         return LeakWatch, ()  # a copied or saved model keeps no batch
 
