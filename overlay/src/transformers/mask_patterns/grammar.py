@@ -89,8 +89,12 @@ def write(pattern: Pattern) -> str:
 
 
 def python_form(pattern: Pattern) -> str:
-    """The expression that builds a named pattern."""
-    arguments = [f"{f.name}={value!r}" if f.kw_only else _python_value(value) for f, value in _arguments(pattern)]
+    """The expression that builds a named pattern; arguments behind one that is left out are named."""
+    given, order = _arguments(pattern), fields(pattern)  # type: ignore[arg-type]
+    arguments = [
+        _python_value(value) if f is order[place] and not f.kw_only else f"{f.name}={_python_value(value)}"
+        for place, (f, value) in enumerate(given)
+    ]
     return f"{type(pattern).__name__}({', '.join(arguments)})"
 
 
