@@ -32,7 +32,7 @@ from .config import ConfigPattern
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import real_tokens, whole_mask
 from .inputs import Rows
-from .layers import NATIVE, LayerMask, Masks, Own, PerLayer, parse_masks
+from .layers import NATIVE, LayerMask, Masks, Own, for_model, parse_masks
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import grid, visible_grid
@@ -70,6 +70,7 @@ def adopt(model: Any) -> None:
 
     Raises:
         UnsupportedMaskError: the config says a mask pattern, but is of a model that does not ask for it.
+        ValueError: it names layers or heads that the model does not have, or leaves some out.
     """
     said = model.config.__dict__.get("mask_pattern")
     if said is not None and not isinstance(getattr_static(type(model.config), "mask_pattern", None), ConfigPattern):
@@ -77,6 +78,8 @@ def adopt(model: Any) -> None:
         raise UnsupportedMaskError(
             f"{kind}: mask_pattern={said!r} would be ignored by this model. Qwen2 and Qwen3 take one."
         )
+    if said is not None:
+        _plan(parse_masks(said), model.config)
     base = getattr(model, "base_model", model)
     if base is not model and hasattr(type(model), "get_mask_pattern"):
         object.__setattr__(base, "get_mask_pattern", model.get_mask_pattern)
@@ -206,6 +209,12 @@ def _check_combination(pattern: Masks | Own, attention_mask: Any) -> None:
     )
 
 
+def _plan(said: Masks | Own, config: Any) -> tuple[LayerMask, ...]:
+    """What each layer of a model with this config has; refused where it does not fit the model."""
+    kinds = getattr(config, "layer_types", None)
+    return for_model(said, int(config.num_hidden_layers), kinds, int(config.num_key_value_heads))
+
+
 @dataclass(frozen=True, eq=False)
 class _Forward:
     """One forward of a base model: its geometry and its backend."""
@@ -267,10 +276,7 @@ class _Forward:
 
     def plan(self, said: Masks | Own) -> tuple[LayerMask, ...]:
         """What each layer has."""
-        layers = int(self.config.num_hidden_layers)
-        if isinstance(said, PerLayer):
-            return said.patterns(layers, getattr(self.config, "layer_types", None))
-        return (said,) * layers
+        return _plan(said, self.config)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def patterns(
