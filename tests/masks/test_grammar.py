@@ -12,13 +12,23 @@ from hypothesis import strategies as st
 
 from transformers.mask_patterns import (
     Bidirectional,
+    BlockCausal,
+    BlockDiffusion,
     Causal,
+    Chunked,
+    Dilated,
     Document,
+    Gist,
+    GlobalTokens,
+    ParallelContext,
     Pattern,
     PatternSyntaxError,
+    PerHead,
     PrefixLM,
+    SharedPrefix,
     Sink,
     SlidingWindow,
+    Tree,
     from_function,
 )
 from transformers.mask_patterns.grammar import MAX_DEPTH, MAX_LENGTH
@@ -29,20 +39,43 @@ A_PATTERN = "a pattern, such as"
 MOST = 2**31 - 1
 named = from_function(lambda b, h, q, k: q >= k, name="tests_own_mask")
 
-counts = st.integers(0, MOST)
+counts, sizes = st.integers(0, MOST), st.integers(1, MOST)
+parents = st.lists(st.integers(-1, 9), max_size=9).map(lambda p: [min(n, i - 1) for i, n in enumerate(p)])
+with_data = [PrefixLM, Document, SharedPrefix, ParallelContext, Gist, GlobalTokens, Tree]
 leaves = st.one_of(
-    st.sampled_from([Causal(), Bidirectional(), PrefixLM(), Document(), named]),
-    counts.map(Sink),
-    counts.map(PrefixLM),
-    st.builds(SlidingWindow, st.integers(1, MOST), symmetric=st.booleans()),
+    st.sampled_from([Causal(), Bidirectional(), named, *(kind() for kind in with_data)]),
+    st.builds(lambda kind, n: kind(n), st.sampled_from([Sink, PrefixLM, GlobalTokens, Tree]), counts),
+    st.builds(lambda kind, n: kind(n), st.sampled_from([Chunked, BlockCausal, BlockDiffusion]), sizes),
+    st.builds(SlidingWindow, sizes, symmetric=st.booleans()),
+    st.builds(Dilated, sizes, sizes),
     st.builds(PrefixLM, until=counts),
-    st.builds(Document, separator=counts),
+    st.builds(lambda kind, n: kind(token=n), st.sampled_from([Gist, GlobalTokens]), counts),
+    st.builds(lambda kind, n: kind(separator=n), st.sampled_from([Document, SharedPrefix, ParallelContext]), counts),
+    st.builds(Tree, counts, parents),
+    st.builds(lambda p: Tree(parents=p), parents),
 )
-patterns = st.recursive(
-    leaves,
-    lambda p: st.builds(lambda a, b: a & b, p, p) | st.builds(lambda a, b: a | b, p, p) | p.map(lambda a: ~a),
-    max_leaves=12,
+group_keys = st.sets(st.integers(0, 9), max_size=4).map(
+    lambda found: [f"{n}-{n + 3}" if n % 3 == 0 else str(n) for n in (10 * n for n in found)]
 )
+
+
+def per_head(inner: st.SearchStrategy[Pattern]) -> st.SearchStrategy[Pattern]:
+    return group_keys.flatmap(lambda keys: st.fixed_dictionaries(dict.fromkeys([*keys, "default"], inner))).map(
+        PerHead
+    )
+
+
+def larger(inner: st.SearchStrategy[Pattern]) -> st.SearchStrategy[Pattern]:
+    return st.one_of(
+        st.builds(lambda a, b: a & b, inner, inner),
+        st.builds(lambda a, b: a | b, inner, inner),
+        inner.map(lambda a: ~a),
+        st.builds(lambda p, n: Document(p, separator=n), inner, st.none() | counts),
+        per_head(inner),
+    )
+
+
+patterns = st.recursive(leaves, larger, max_leaves=12)
 
 
 @given(patterns)
@@ -56,7 +89,7 @@ def test_text_says_all_of_a_pattern(pattern: Pattern) -> None:
 @given(patterns, st.lists(st.sampled_from([" ", "\t", "\n", "\r\n", "   "]), min_size=1))
 def test_blanks_mean_nothing(pattern: Pattern, blanks: list[str]) -> None:
     text = str(pattern).replace(" ", "")
-    for i, sign in enumerate("&|~(),="):
+    for i, sign in enumerate("&|~(),=[]:-"):
         text = text.replace(sign, blanks[i % len(blanks)] + sign + blanks[-1])
     assert parse(text) == pattern
 
@@ -95,11 +128,28 @@ c, b, s = Causal(), Bidirectional(), Sink(1)
         ("sink(007)", Sink(7), "sink(7)"),
         ("sink(2147483647)", Sink(MOST), "sink(2147483647)"),
         ("tests_own_mask & causal", named & c, "tests_own_mask & causal"),
+        ("dilated(step=2, count=4)", Dilated(4, 2), "dilated(4, 2)"),
+        ("tree", Tree(), "tree"),
+        ("tree(2)", Tree(2), "tree(2)"),
+        ("tree(2,[ -1,0 , 0])", Tree(2, [-1, 0, 0]), "tree(2, [-1, 0, 0])"),
+        ("tree(0, [])", Tree(0, []), "tree(0, [])"),
+        ("tree(parents=[-1])", Tree(parents=[-1]), "tree([-1])"),
+        ("document(causal)", Document(c), "document(causal)"),
+        ("document(inner=causal | ~sink(1))", Document(c | ~s), "document(causal | ~sink(1))"),
+        ("document(separator=7, inner=causal)", Document(c, separator=7), "document(causal, separator=7)"),
+        ("document(document(causal), separator=7)", Document(Document(c), separator=7), None),
+        ("document((causal) & sink(1))", Document(c & s), "document(causal & sink(1))"),
+        ("per_head(0: causal, default: sink(1))", PerHead({0: c, "default": s}), None),
+        ("per_head(default:sink(1),0:causal)", PerHead({0: c, "default": s}), "per_head(0: causal, default: sink(1))"),
+        ("per_head(0: causal, 1: causal, 2: sink(1))", PerHead({"0-1": c, 2: s}), "per_head(0-1: causal, 2: sink(1))"),
+        ("per_head(0 - 1: causal | sink(1))", PerHead({"0-1": c | s}), "per_head(0-1: causal | sink(1))"),
+        ("~per_head(0: per_head(default: causal))", ~PerHead({0: PerHead({"default": c})}), None),
     ],
 )
-def test_precedence_brackets_and_arguments(text: str, pattern: Pattern, canonical: str) -> None:
+def test_precedence_brackets_and_arguments(text: str, pattern: Pattern, canonical: str | None) -> None:
+    """Without a canonical text, the text is it."""
     assert parse(text) == pattern
-    assert str(pattern) == canonical
+    assert str(pattern) == (canonical or text)
 
 
 def refusal(text: str) -> PatternSyntaxError:
@@ -234,12 +284,12 @@ def test_limits_are_the_documented_ones() -> None:
     assert MAX_LENGTH == 10_000
     assert parse("causal".ljust(10_000)) == Causal()
     assert "at most 10,000 characters, got 10,001" in str(refusal("causal".ljust(10_001)))
-    assert MAX_DEPTH == 100
-    assert parse(nested(100)) == Causal()
-    assert "at most 100 levels" in str(refusal(nested(101)))
-    deepest = parse("~" * 100 + "causal")
+    assert MAX_DEPTH == 32
+    assert parse(nested(32)) == Causal()
+    assert "at most 32 levels" in str(refusal(nested(33)))
+    deepest = parse("~" * 32 + "causal")
     assert parse(str(deepest)) == deepest
-    assert "at most 100 levels" in str(refusal("~" * 101 + "causal"))
+    assert "at most 32 levels" in str(refusal("~" * 33 + "causal"))
 
 
 @pytest.mark.parametrize("text", [None, 3, b"causal", Causal(), ["causal"]])

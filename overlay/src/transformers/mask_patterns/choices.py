@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from .errors import bad_argument
+from .errors import bad_argument, shown
 
 
 V = TypeVar("V")
@@ -50,10 +50,10 @@ class Choices(Generic[V]):
         named: dict[str, V] = {}
         for key, value in given.items():
             span = _span(key)
-            name = str(key) if span is None else str(span)
             if span is None and not (key == "default" or (kinds and _is_kind(key))):
                 expected = "a number, a range such as '4-27', 'default'" + ", or a layer type" * kinds
-                raise bad_argument(what, f"the key {key!r}", expected, "Name what each pattern is for.")
+                raise bad_argument(what, f"the key {shown(key)}", expected, "Name what each pattern is for.")
+            name = str(key if span is None else span)
             if name in named or any(span and _meet(span, other) for other, _ in spans):
                 raise bad_argument(what, f"{name} named twice", "every number named once", "Remove one of them.")
             named[name] = value
@@ -109,11 +109,12 @@ class Choices(Generic[V]):
 
 
 def _span(key: object) -> Span | None:
+    """The numbers that a key names, if it names any; keys of any length and kind are looked at in no time."""
     if isinstance(key, int) and not isinstance(key, bool):
-        key = str(key)
-    match = (
-        re.fullmatch(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5}))?\s*", key, re.ASCII) if isinstance(key, str) else None
-    )
+        return Span(key, key) if 0 <= key < MOST else None
+    if not isinstance(key, str) or len(key) > 40:
+        return None
+    match = re.fullmatch(r"([0-9]{1,5})(?:[ \t]*-[ \t]*([0-9]{1,5}))?", key.strip(" \t"), re.ASCII)
     if match is None:
         return None
     span = Span(int(match[1]), int(match[2] or match[1]))

@@ -6,7 +6,7 @@
     per_head := "per_head" "(" group ":" pattern ("," group ":" pattern)* ")"
     group    := integer [ "-" integer ] | "default"
 
-Blanks mean nothing; digits are ASCII. Limits: 10,000 characters, 100 levels, integers below 2**31.
+Blanks mean nothing; digits are ASCII. Limits: 10,000 characters, 32 levels, integers below 2**31.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from . import library
 from .choices import Choices
-from .errors import PatternSyntaxError, bad_argument
+from .errors import PatternSyntaxError, bad_argument, pointed_at
 from .library import MAX_INTEGER, Function
 from .pattern import And, Not, Or, Pattern
 
 
-MAX_LENGTH, MAX_DEPTH = 10_000, 100
+MAX_LENGTH, MAX_DEPTH = 10_000, 32  # a level takes up to ten of the thousand frames that Python has
 _TOKEN = re.compile(r"(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<integer>[0-9]+)|(?P<sign>[&|~(),=:\[\]-])", re.ASCII)
 _BLANK = re.compile(r"[ \t\r\n]*")
 _EQUALS = re.compile(r"[ \t\r\n]*=")
@@ -89,8 +89,12 @@ def write(pattern: Pattern) -> str:
 
 
 def python_form(pattern: Pattern) -> str:
-    """The expression that builds a named pattern."""
-    arguments = [f"{f.name}={value!r}" if f.kw_only else _python_value(value) for f, value in _arguments(pattern)]
+    """The expression that builds a named pattern; arguments behind one that is left out are named."""
+    given, order = _arguments(pattern), fields(pattern)  # type: ignore[arg-type]
+    arguments = [
+        _python_value(value) if f is order[place] and not f.kw_only else f"{f.name}={_python_value(value)}"
+        for place, (f, value) in enumerate(given)
+    ]
     return f"{type(pattern).__name__}({', '.join(arguments)})"
 
 
@@ -308,8 +312,4 @@ def _what_fits(cls: type[Pattern], by_name: dict[str, Any], given: dict[str, Any
 
 def _error(text: str, place: int, expected: str) -> PatternSyntaxError:
     """The text, shortened around the place, a caret under the place, and what was expected."""
-    left, right = max(0, place - 40), place + 40
-    head, tail = "..." if left else "", "..." if right < len(text) else ""
-    shown = re.sub(r"[^\x20-\x7e]", "?", text[left:right])
-    caret = " " * (len(head) + place - left) + "^"
-    return PatternSyntaxError(f"this is not a mask pattern:\n  {head}{shown}{tail}\n  {caret}\nexpected {expected}")
+    return PatternSyntaxError(f"this is not a mask pattern:\n{pointed_at(text, place)}\nexpected {expected}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .choices import Choices
 from .drawable import Drawable
-from .errors import PatternSyntaxError, bad_argument
+from .errors import PatternSyntaxError, bad_argument, pointed_at, shown
 from .grammar import MAX_LENGTH, is_text
 from .library import Causal, PerHead, SlidingWindow
 from .pattern import Pattern
@@ -120,6 +120,24 @@ class PerLayer(Drawable):
         return question.report(self, self.resolve(layers, layer_types, sliding_window), endless=False)
 
 
+def for_model(masks: Masks | Own, layers: int, kinds: Sequence[str] | None, groups: int) -> tuple[LayerMask, ...]:
+    """What each of a model's layers has.
+
+    Args:
+        layers: how many there are.
+        kinds: the type of each, as in a model's config; `full_attention` where none are given.
+        groups: key/value heads.
+
+    Raises:
+        ValueError: a layer or a head is named that the model does not have, or is named twice or left out.
+    """
+    plan = masks.patterns(layers, kinds) if isinstance(masks, PerLayer) else (masks,) * layers
+    for mask in dict.fromkeys(plan):
+        if isinstance(mask, Pattern):
+            mask.require_groups(groups)
+    return plan
+
+
 def parse_masks(said: Any) -> Masks | Own:
     """What a caller, a command line or a configuration says: a pattern, a text, or a mapping by layers or heads.
 
@@ -135,6 +153,7 @@ def parse_masks(said: Any) -> Masks | Own:
         else:
             return NATIVE if said.strip() == NATIVE.value else Pattern.parse(said)
     if isinstance(said, Mapping):
+        _check_size(said)
         return _per_head(said) if set(said) == {"per_head"} else PerLayer(said)
     expected = "a pattern such as Sink(4) | SlidingWindow(1024), its text, a mapping of layers to them, or 'native'"
     raise bad_argument("mask_pattern", type(said).__name__, expected, "A tensor goes into attention_mask.")
@@ -148,10 +167,12 @@ def to_json(masks: Masks) -> str | dict[str, Any]:
     """
     if isinstance(masks, PerLayer):
         saved = {key: _value_json(value) for key, value in masks.layers}
-        _check_length(json.dumps(saved))
+        _check_length(len(json.dumps(saved)))
         return saved
     if isinstance(masks, PerHead):
-        return {"per_head": {key: _text(pattern) for key, pattern in masks.choices}}
+        groups = {key: _text(pattern) for key, pattern in masks.choices}
+        _check_length(len(json.dumps(groups)))
+        return {"per_head": groups}
     return _text(masks)
 
 
@@ -177,16 +198,15 @@ def _choices(given: object) -> Choices[LayerMask]:
     if not isinstance(given, Mapping):
         expected = "a mapping such as {'0-3': 'causal', 'default': 'native'}"
         raise bad_argument("mask_pattern", type(given).__name__, expected, "See PerLayer.")
-    if len(given) > MOST_KEYS:
-        raise bad_argument("mask_pattern", f"{len(given):,} keys", f"at most {MOST_KEYS:,}", "Name layers by ranges.")
-    _check_length("".join(value for value in given.values() if isinstance(value, str)))
     read = {key: _layer_mask(key, value) for key, value in given.items()}
     return Choices.of("mask_pattern", read, kinds=True)
 
 
 def _layer_mask(key: object, value: Any) -> LayerMask:
-    name = f"mask_pattern[{str(key)[:40]!r}]"
-    if isinstance(value, PerLayer) or (isinstance(value, Mapping) and set(value) != {"per_head"}):
+    name = f"mask_pattern[{shown(key)}]"
+    is_text = isinstance(value, str) and not value.lstrip().startswith("{")
+    is_per_head = isinstance(value, Mapping) and set(value) == {"per_head"}
+    if not (is_text or is_per_head or isinstance(value, Pattern | Own)):
         expected = "a pattern, its text, {'per_head': {...}} or 'native'"
         raise bad_argument(name, f"a {type(value).__name__}", expected, "Layers do not nest.")
     try:
@@ -199,22 +219,20 @@ def _layer_mask(key: object, value: Any) -> LayerMask:
 
 def _per_head(said: Mapping[str, Any]) -> PerHead:
     groups = said["per_head"]
-    if not isinstance(groups, Mapping) or len(groups) > MOST_KEYS:
-        expected = f"a mapping of at most {MOST_KEYS:,} head groups to patterns"
+    if not isinstance(groups, Mapping):
+        expected = "a mapping of head groups to patterns"
         raise bad_argument("mask_pattern['per_head']", type(groups).__name__, expected, "See PerHead.")
     return PerHead(groups)
 
 
 def _object(text: str) -> Mapping[str, Any]:
     """A JSON object, read within bounds."""
-    _check_length(text)
+    _check_length(len(text))
     try:
-        found = json.loads(text, object_pairs_hook=_without_doubles)
+        found = json.loads(text, object_pairs_hook=_without_doubles, parse_int=str)
     except (json.JSONDecodeError, RecursionError) as error:
         place = getattr(error, "pos", 0)
-        shown = text[max(0, place - 40) : place + 40]
-        caret = " " * min(40, place) + "^"
-        raise PatternSyntaxError(f"this is not a JSON object:\n  {shown}\n  {caret}\n{error}") from None
+        raise PatternSyntaxError(f"this is not a JSON object:\n{pointed_at(text, place)}\n{error}") from None
     if not isinstance(found, Mapping):
         raise bad_argument("mask_pattern", type(found).__name__, "a JSON object", "Or the text of a pattern.")
     return found
@@ -227,7 +245,21 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _check_length(text: str) -> None:
-    if len(text) > MAX_LENGTH:
-        got, expected = f"{len(text):,} characters", f"at most {MAX_LENGTH:,}"
-        raise PatternSyntaxError(f"`mask_pattern`: got {got}; expected {expected}. Name layers by ranges.")
+def _check_size(said: Mapping[Any, Any]) -> None:
+    """Refuse more keys or text than a configuration may hold, before any of it is read."""
+    keys, texts, mappings = 0, 0, [said]
+    while mappings:
+        values = mappings.pop()
+        keys += len(values)
+        if keys > MOST_KEYS:
+            expected = f"at most {MOST_KEYS:,}"
+            raise bad_argument("mask_pattern", f"more than {MOST_KEYS:,} keys", expected, "Name numbers by ranges.")
+        texts += sum(len(value) for value in values.values() if isinstance(value, str))
+        mappings += [value for value in values.values() if isinstance(value, Mapping)]
+    _check_length(texts)
+
+
+def _check_length(characters: int) -> None:
+    if characters > MAX_LENGTH:
+        got, expected = f"{characters:,} characters", f"at most {MAX_LENGTH:,}"
+        raise PatternSyntaxError(f"`mask_pattern`: got {got}; expected {expected}. Name numbers by ranges.")

@@ -198,6 +198,15 @@ class Pattern(Drawable, ABC):
         question = Question(length, heads, labels, attention_mask, split, inputs)
         return question.report(self, (self,) * (layers or 1), endless=layers is None)
 
+    def require_groups(self, groups: int) -> None:
+        """Refuse what names heads that a model of so many key/value heads does not have, or leaves some out.
+
+        Raises:
+            ValueError: names the group.
+        """
+        for part in self.parts:
+            part.require_groups(groups)
+
     def simplified(self) -> Pattern:
         """A pattern that means the same and says it with less, where simple laws of sets find one."""
         from .simplify import simplify

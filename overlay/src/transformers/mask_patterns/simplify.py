@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from .library import Bidirectional, Causal, Document, GlobalTokens, PerHead, PrefixLM, Sink, SlidingWindow
@@ -44,28 +45,20 @@ def _per_head(pattern: PerHead) -> Pattern:
 def _combined(kind: type[And] | type[Or], parts: tuple[Pattern, ...]) -> Pattern:
     neutral, final = (EVERYTHING, NOTHING) if kind is And else (NOTHING, EVERYTHING)
     flat = _flat(kind, [simplify(part) for part in parts])
-    kept = _merged(kind, _distinct([part for part in flat if part != neutral]))
-    if final in kept or any(Not(part) in kept for part in kept):
+    kept = _merged(kind, [part for part in flat if part != neutral])
+    if final in kept or any(isinstance(part, Not) and part.inner in kept for part in kept):
         return final
-    kept = _without_implied(kind, [part for part in kept if not _is_absorbed(kind, part, kept)])
-    if not kept:
+    told = _without_implied(kind, [part for part in kept if not _is_absorbed(kind, part, kept)])
+    if not told:
         return neutral
-    return kept[0] if len(kept) == 1 else kind(tuple(kept))
+    return told[0] if len(told) == 1 else kind(tuple(told))
 
 
 def _flat(kind: type[And] | type[Or], parts: list[Pattern]) -> list[Pattern]:
     return [inner for part in parts for inner in (part.parts if isinstance(part, kind) else (part,))]
 
 
-def _distinct(parts: list[Pattern]) -> list[Pattern]:
-    kept: list[Pattern] = []
-    for part in parts:
-        if part not in kept:
-            kept.append(part)
-    return kept
-
-
-def _is_absorbed(kind: type[And] | type[Or], part: Pattern, others: list[Pattern]) -> bool:
+def _is_absorbed(kind: type[And] | type[Or], part: Pattern, others: Collection[Pattern]) -> bool:
     """`a & (a | b)` is `a`, and `a | (a & b)` is `a`."""
     dual = Or if kind is And else And
     return isinstance(part, dual) and any(inner in others for inner in part.parts)
@@ -81,17 +74,20 @@ def _without_implied(kind: type[And] | type[Or], parts: list[Pattern]) -> list[P
     return [Causal(), *(part for part in others if not part.causal)]
 
 
-def _merged(kind: type[And] | type[Or], parts: list[Pattern]) -> list[Pattern]:
-    """One window, sink or prefix for several: the smallest under `&`, the largest under `|`."""
+def _merged(kind: type[And] | type[Or], parts: list[Pattern]) -> Collection[Pattern]:
+    """Every part once; and one window, sink or prefix for several: the smallest under `&`, the largest under `|`.
+
+    A view of a dictionary, so that a long pattern is looked up and not searched.
+    """
     choose = min if kind is And else max
-    kept: list[Pattern] = []
+    kept: dict[object, Pattern] = {}
     for part in parts:
-        same = [i for i, other in enumerate(kept) if _family(part) is not None and _family(other) == _family(part)]
-        if not same:
-            kept.append(part)
+        family = _family(part)
+        if family is None:
+            kept.setdefault(part, part)
         else:
-            kept[same[0]] = choose(kept[same[0]], part, key=_size)
-    return kept
+            kept[family] = choose(kept.get(family, part), part, key=_size)
+    return dict.fromkeys(kept.values()).keys()
 
 
 def _family(pattern: Pattern) -> tuple[str, bool] | None:

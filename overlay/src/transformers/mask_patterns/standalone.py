@@ -22,7 +22,8 @@ from transformers import AttentionInterface, DynamicCache
 from .attention import AttentionOutput, attend
 from .config import ConfigPattern, for_file
 from .errors import bad_argument
-from .hooks import Backend, masks
+from .forward import Backend
+from .hooks import masks
 
 
 _FUNCTIONS = AttentionInterface()

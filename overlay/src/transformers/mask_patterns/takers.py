@@ -1,4 +1,4 @@
-"""Which models take masks of ours, and the refusal of a pattern in the configuration of one that does not."""
+"""Which models take masks of ours, and the refusal of a pattern in a configuration that does not fit its model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from inspect import unwrap
 from typing import Any
 
 from .errors import UnsupportedMaskError
+from .layers import LayerMask, Masks, Own, for_model, parse_masks
 
 
 TAKERS = "Qwen2, Qwen3 and their MoE siblings take one."
@@ -33,10 +34,24 @@ def check_config(model: Any) -> None:
 
     Raises:
         UnsupportedMaskError: the pattern would be ignored.
+        ValueError: it names layers or heads that the model does not have, or leaves some out.
     """
     said = model.config.__dict__.get("mask_pattern")
     if said is None:
         return
-    if not any(takes_masks(type(part)) and part.config.mask_pattern == said for part in model.modules()):
+    takers = [part for part in model.modules() if takes_masks(type(part)) and part.config.mask_pattern == said]
+    if not takers:
         kind = type(model.config).__name__
         raise UnsupportedMaskError(f"{kind}: mask_pattern={said!r} would be ignored by this model. {TAKERS}")
+    plan(parse_masks(said), takers[0].config)
+
+
+def plan(said: Masks | Own, config: Any) -> tuple[LayerMask, ...]:
+    """What each layer of a model with this configuration has; see `layers.for_model`."""
+    return for_model(said, int(config.num_hidden_layers), layer_kinds(config), int(config.num_key_value_heads))
+
+
+def layer_kinds(config: Any) -> list[str]:
+    """The type of each layer."""
+    one = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
+    return getattr(config, "layer_types", None) or [one] * int(config.num_hidden_layers)

@@ -91,15 +91,6 @@ class LeakWatch:
             logger.warning(_message(seen, leaking, int(scored.sum())))
 
 
-def watch_over(base: Any) -> LeakWatch | None:
-    """Who looks for label leaks while this base model trains."""
-    if not base.training:
-        return None
-    if not hasattr(base, "_leak_watch"):
-        object.__setattr__(base, "_leak_watch", LeakWatch())
-    return base._leak_watch  # type: ignore[no-any-return]
-
-
 def loss_function(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """What a model's `loss_function` is in place of `function`: the same, and a next-token loss looks for label leaks.
 

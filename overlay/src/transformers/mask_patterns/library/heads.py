@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..choices import Choices
-from ..errors import bad_argument
+from ..errors import PatternSyntaxError, bad_argument, shown
 from ..inputs import RowData
 from ..pattern import Bound, Index, Pattern, agreed
 from ..ranges import Ranges
@@ -46,7 +46,7 @@ class PerHead(Named):
             return
         expected = "a mapping such as {0: Causal(), 'default': Sink(4)}"
         self._require(isinstance(self.groups, Mapping), "groups", self.groups, expected)
-        read = {key: _pattern(value) for key, value in self.groups.items()}
+        read = {key: _pattern(key, value) for key, value in self.groups.items()}
         object.__setattr__(self, "groups", Choices.of("groups", read, kinds=False))
 
     def bind(self, rows: RowData) -> Pattern:
@@ -83,18 +83,26 @@ class PerHead(Named):
             return max(exact, named), max(least, named)
         return exact, max(least, named if self.choices.has_gap else named + 1)
 
+    def require_groups(self, groups: int) -> None:
+        self.choices.at("groups", groups)
+        super().require_groups(groups)
+
     @property
     def causal(self) -> bool:
         return all(part.causal for part in self.parts)
 
 
-def _pattern(value: object) -> Pattern:
-    if isinstance(value, str):
+def _pattern(key: object, value: object) -> Pattern:
+    if isinstance(value, Pattern):
+        return value
+    name = f"groups[{shown(key)}]"
+    if not isinstance(value, str):
+        expected = "a pattern or its text"
+        raise bad_argument(name, shown(value), expected, "Heads cannot be 'native': name a pattern.")
+    try:
         return Pattern.parse(value)
-    if not isinstance(value, Pattern):
-        expected = "patterns or their texts"
-        raise bad_argument("groups", repr(value)[:80], expected, "Heads cannot be 'native': name a pattern.")
-    return value
+    except PatternSyntaxError as error:
+        raise PatternSyntaxError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ..errors import bad_argument
+from ..errors import bad_argument, shown
 from ..inputs import PerToken, Rows
 from ..pattern import Index, Pattern
 from ..positions import Layout
@@ -28,7 +28,7 @@ class Named(Pattern):
 
     def _require(self, ok: bool, argument: str, got: object, expected: str) -> None:
         if not ok:
-            raise bad_argument(argument, repr(got), expected, f"Change it in {type(self).__name__}(...).")
+            raise bad_argument(argument, shown(got), expected, f"Change it in {type(self).__name__}(...).")
 
     def _require_size(self, argument: str, least: int) -> None:
         value = getattr(self, argument)

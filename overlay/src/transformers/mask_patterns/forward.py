@@ -1,0 +1,228 @@
+"""One forward of a model: where its tokens lie, what each of its layers has, and the masks for its backend.
+
+With `hooks` it is the seam: what differs between upstream versions, such as their caches, is translated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention import EagerMask, FlexMask, LayerMasks, LoweredMask, Native, NativeCausal, SdpaMask
+from .caches import CacheMemory, check_cache, position_ids_so_far
+from .errors import UnsupportedMaskError, bad_argument
+from .explicit import real_tokens, whole_mask
+from .inputs import Rows
+from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
+from .library import Causal
+from .lowering.blocks import block_mask, grid_block_mask
+from .lowering.dense import visible_grid
+from .pattern import Pattern
+from .positions import Layout
+from .takers import layer_kinds, plan
+from .training import LeakWatch
+
+
+class Backend(Enum):
+    """The attention implementations that take any mask."""
+
+    EAGER = "eager"
+    SDPA = "sdpa"
+    FLEX = "flex_attention"
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """One forward of a base model: its geometry and its backend."""
+
+    config: Any
+    embeds: Tensor
+    cache: Any
+
+    @property
+    def layer_types(self) -> set[str]:
+        """The kinds of layers that there are."""
+        return set(layer_kinds(self.config))
+
+    @property
+    def is_plain_flash(self) -> bool:
+        """Whether upstream would run plain causal FlashAttention in every layer."""
+        causal = getattr(self.config, "is_causal", True) and "sliding_attention" not in self.layer_types
+        return causal and "flash" in str(self.config._attn_implementation)
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether this is continuous batching, which makes 4D masks of its own for its own attention functions."""
+        return str(self.config._attn_implementation).startswith("paged|")
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return int(self.config.num_attention_heads)
+
+    def backend(self, what: str) -> Backend:
+        """The backend, or the reason why `what` cannot be obeyed on it."""
+        name = self.config._attn_implementation
+        if name not in {backend.value for backend in Backend}:
+            can = ", ".join(repr(backend.value) for backend in Backend)
+            raise UnsupportedMaskError(
+                f"attn_implementation={name!r} cannot obey {what}; these can: {can}. "
+                "Switch with model.set_attn_implementation('sdpa')."
+            )
+        return Backend(name)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def whole(self, mask: Tensor) -> LayerMasks:
+        """The masks of all layers from a caller's 3D or 4D mask."""
+        if mask.ndim not in (3, 4):
+            expected = "2 dimensions (batch, seq), or a whole mask of 3 or 4"
+            raise bad_argument(
+                "attention_mask", f"{mask.ndim} dimensions", expected, "See the README's table of masks."
+            )
+        backend = self.backend(f"a {mask.ndim}D attention_mask")
+
+        def lower(layout: Layout) -> LoweredMask:
+            given = whole_mask(mask, layout, self.heads, self.embeds.dtype)
+            given = replace(given, visible=given.visible & (layout.keys >= 0)[:, None, None])  # static: unfilled slots
+            if backend is Backend.EAGER:
+                return EagerMask.of(given.visible, self.embeds.dtype, given.bias)
+            if backend is Backend.SDPA:
+                return SdpaMask.of(given.visible, given.bias)
+            return FlexMask(grid_block_mask(given.visible, layout.batch), given.bias)
+
+        return self._layers(lambda layout, _: lower(layout), None, self.plan(NATIVE))
+
+    def plan(self, said: Masks | Own) -> tuple[LayerMask, ...]:
+        """What each layer has."""
+        return plan(said, self.config)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def patterns(
+        self,
+        said: Masks | Own,
+        plan: Sequence[LayerMask],
+        mask: Tensor | None,
+        input_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs: Mapping[str, Tensor],
+        watch: LeakWatch | None,
+    ) -> LayerMasks:
+        """The masks of all layers from their patterns and a 2D mask of real tokens."""
+        backend = self.backend(f"mask_pattern={str(said)!r}")
+        past, _, kv_length = self._geometry(0)
+        slots = past + self.embeds.shape[1]
+        real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
+        memory = CacheMemory.of(self.cache, past)
+        memory.position_ids = position_ids_so_far(memory.position_ids, position_ids, past)
+        known = {"input_ids": None if past else input_ids, "position_ids": memory.position_ids}
+        data = {**{name: tensor for name, tensor in known.items() if tensor is not None}, **inputs}
+        read: set[str] = set()
+
+        def lower(layout: Layout, pattern: LayerMask) -> LoweredMask:
+            if isinstance(pattern, Own):
+                raise AssertionError("upstream makes its own masks")
+            rows = Rows(layout, data, memory.per_token, read)
+            bound = pattern.bind(rows).simplified()
+            check_cache(pattern, bound, rows)
+            return self._lower(bound, layout, backend)
+
+        real = None if real is None or bool(real.all()) else real
+        masks = self._layers(lower, real, plan, partial(self._own_mask, mask, position_ids))
+        Rows(Layout.of(1, 0), data, read=read).require_all_read(said)
+        if watch is not None:
+            watch.saw(said, self._resolved(said), Rows(self._layout(*self._geometry(0), real), data))
+        return masks
+
+    def _resolved(self, said: Masks | Own) -> Sequence[Pattern]:
+        """What each layer shows, upstream's own masks as patterns."""
+        if not isinstance(said, PerLayer):
+            return [mask for mask in self.plan(said) if isinstance(mask, Pattern)]
+        window = getattr(self.config, "sliding_window", None)
+        return said.resolve(int(self.config.num_hidden_layers), layer_kinds(self.config), window)
+
+    def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
+        """Upstream's own mask for a layer of this type."""
+        from ..masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+        make = create_sliding_window_causal_mask if kind == "sliding_attention" else create_causal_mask
+        made = make(
+            config=self.config,
+            inputs_embeds=self.embeds,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            position_ids=position_ids,
+        )
+        return Native(made)
+
+    def _lower(self, bound: Pattern, layout: Layout, backend: Backend) -> LoweredMask:
+        if backend is Backend.FLEX:
+            return FlexMask(block_mask(bound, layout))
+        if backend is Backend.SDPA and bound == Causal() and _is_plain(layout):
+            return NativeCausal()
+        visible = visible_grid(bound, layout)
+        return SdpaMask.of(visible) if backend is Backend.SDPA else EagerMask.of(visible, self.embeds.dtype)
+
+    def _layers(
+        self,
+        lower: Callable[[Layout, LayerMask], LoweredMask],
+        real: Tensor | None,
+        plan: Sequence[LayerMask],
+        own: Callable[[str], LoweredMask] | None = None,
+    ) -> LayerMasks:
+        """One lowered mask per layer; layers with equal patterns whose caches look alike share theirs.
+
+        Args:
+            own: makes the mask of a native layer of some type; without it `lower` makes all.
+        """
+        made: dict[tuple[Any, ...], LoweredMask] = {}
+        kinds = layer_kinds(self.config)
+        keys: list[tuple[Any, ...]] = []
+        for layer, mask in enumerate(plan):
+            if own is not None and mask is NATIVE:
+                keys.append((NATIVE, kinds[layer]))
+                if keys[-1] not in made:
+                    made[keys[-1]] = own(kinds[layer])
+                continue
+            keys.append((mask, *self._geometry(layer)))
+            if keys[-1] not in made:
+                made[keys[-1]] = lower(self._layout(*self._geometry(layer), real), mask)
+        return LayerMasks(tuple(made[key] for key in keys))
+
+    def _layout(self, q_offset: int, kv_offset: int, kv_length: int, real: Tensor | None) -> Layout:
+        batch, q_length, _ = self.embeds.shape
+        if kv_offset + kv_length < q_offset + q_length:
+            name = type(self.cache).__name__
+            raise UnsupportedMaskError(
+                f"past_key_values: a {name} lays its keys out in a way that patterns do not know."
+            )
+        return Layout.of(
+            batch,
+            q_length,
+            real=real,
+            q_offset=q_offset,
+            kv_offset=kv_offset,
+            kv_length=kv_length,
+            heads=self.heads,
+            groups=int(self.config.num_key_value_heads),
+            device=self.embeds.device,
+        )
+
+    def _geometry(self, layer: int) -> tuple[int, int, int]:
+        """Slot of the first query, first slot that a layer's keys hold after this forward's update, and how many."""
+        q_length = self.embeds.shape[1]
+        if self.cache is None:
+            return 0, 0, q_length
+        kv_length, kv_offset = self.cache.get_mask_sizes(q_length, layer)
+        return int(self.cache.get_query_offset(layer)), int(kv_offset), int(kv_length)
+
+
+def _is_plain(layout: Layout) -> bool:
+    """Whether SDPA's own causal flag means the same: no padding, and all queries there are, or just the last."""
+    full = layout.kv_offset == 0 and layout.kv_length == layout.slots and not layout.is_padded
+    return full and (layout.q_offset == 0 or layout.q_length == 1)
