@@ -72,7 +72,7 @@ def gradients(model: Any, ids: Tensor, **kwargs: Any) -> Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_have_a_gradient_exactly_where_a_path_leads(family: str, name: str, ids: Tensor) -> None:
     pattern = PATTERNS[name]
-    model = make_model(family, torch.float64, num_hidden_layers=LAYERS, attn_implementation="eager")
+    model = make_model(family, num_hidden_layers=LAYERS, attn_implementation="eager")
     found = gradients(model, ids, mask_pattern=pattern)
     assert torch.equal(found, reachable(pattern).expand(len(ids), -1, -1))
     leaks = pattern.check(LENGTH, layers=LAYERS, heads=HEADS).leaks
@@ -94,7 +94,7 @@ def test_perturbing_a_token_changes_exactly_the_outputs_that_reach_it(name: str,
 
 
 def test_padding_neither_leaks_nor_is_leaked_to(ids: Tensor) -> None:
-    model = make_model("qwen3", torch.float64, num_hidden_layers=LAYERS, attn_implementation="eager")
+    model = make_model("qwen3", num_hidden_layers=LAYERS, attn_implementation="eager")
     mask = torch.ones_like(ids)
     mask[0, :3] = 0
     mask[1, -2:] = 0
