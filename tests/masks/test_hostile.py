@@ -75,7 +75,6 @@ def test_a_hostile_configuration_costs_little(name: str) -> None:
     start = time.process_time()
     with pytest.raises(ValueError, match="mask.pattern|groups|JSON object") as caught:
         parse_masks(HOSTILE[name])
-        raise AssertionError("it was read")
     message = str(caught.value)
     seconds = time.process_time() - start
     _, peak = tracemalloc.get_traced_memory()
