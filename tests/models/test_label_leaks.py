@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import DENSE, make_model
+from small_models import FAMILIES, make_model
 from torch import Tensor
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
@@ -69,7 +69,7 @@ def gradients(model: Any, ids: Tensor, **kwargs: Any) -> Tensor:
 
 
 @every_pattern
-@pytest.mark.parametrize("family", DENSE)  # torch has no grouped product of experts in float64
+@pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_have_a_gradient_exactly_where_a_path_leads(family: str, name: str, ids: Tensor) -> None:
     pattern = PATTERNS[name]
     model = make_model(family, num_hidden_layers=LAYERS, attn_implementation="eager")
