@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +26,7 @@ def counted(seen: Tensor, rows: list[int], columns: list[int]) -> list[list[int]
 
 
 def by_hand(
-    pattern: Pattern, length: int, most: int, data: dict[str, Tensor]
+    pattern: Pattern, length: int, most: int, data: dict[str, Any]
 ) -> list[list[tuple[list[list[int]], list[list[int]]]]]:
     """Visible pairs, and those with a later key, per row, head and tile."""
     mask, borders = pattern.dense(length, **data), cuts(length, most).tolist()
