@@ -6,13 +6,14 @@ import os
 import re
 import sys
 import xml.etree.ElementTree as ET
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_masks import said_patterns, unpadded
+from random_masks import inputs, said_patterns, unpadded
 
 from transformers.mask_patterns import (
     Bidirectional,
@@ -68,13 +69,15 @@ def texts(svg: str) -> list[str]:
 @given(st.data())
 def test_the_cells_of_an_svg_are_the_mask(data: st.DataObject) -> None:
     batch, length = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 9))
-    pattern = data.draw(said_patterns(unpadded(batch, length))).pattern
+    said = data.draw(said_patterns(unpadded(batch, length)))
+    given_data = inputs(unpadded(batch, length), said.reads)
     expected = []
-    for seen in pattern.dense(length)[:, 0].tolist():
+    heads = [seen for row in said.pattern.dense(length, **given_data).tolist() for seen, _ in groupby(row)]
+    for seen in heads:  # neighbours that look the same share one
         signs = [[f"past-{LEVELS}" if k <= q else f"future-{LEVELS}" for k in range(length)] for q in range(length)]
         rows = zip(seen, signs, strict=True)
         expected.append([[sign if s else "hidden" for s, sign in zip(*row, strict=True)] for row in rows])
-    assert masks(picture(pattern, length).svg()) == expected
+    assert masks(picture(said.pattern, length, **given_data).svg()) == expected
 
 
 def test_tiles_are_shaded_by_the_part_that_is_visible() -> None:

@@ -14,13 +14,12 @@ from transformers.mask_patterns.positions import Layout
 
 
 REAL = unpadded(2, 6)
-NOTHING = "~bidirectional"
 LAYOUT = Layout.of(2, 6, heads=HEADS, groups=GROUPS)
 
 
 def words(pattern: Pattern) -> int:
-    """Patterns and operators; what shows nothing counts as one."""
-    return 1 if str(pattern) == NOTHING else 1 + sum(map(words, pattern.parts))
+    """Patterns and operators."""
+    return 1 + sum(map(words, pattern.parts))
 
 
 @given(said_patterns(REAL))
@@ -41,7 +40,7 @@ def test_ranges_stay_the_same(said: Said) -> None:
 def test_simplifying_never_says_more_claims_no_less_and_is_done_at_once(said: Said) -> None:
     simple = said.pattern.simplified()
     assert words(simple) <= words(said.pattern)
-    assert simple.causal >= said.pattern.causal or str(simple) == NOTHING
+    assert simple.causal >= said.pattern.causal
     assert simple.simplified() == simple
 
 
@@ -55,23 +54,26 @@ def test_simplifying_never_says_more_claims_no_less_and_is_done_at_once(said: Sa
         ("bidirectional & document", "document"),
         ("bidirectional | document", "bidirectional"),
         ("~bidirectional | document", "document"),
-        ("~bidirectional & document", "~bidirectional"),
-        ("document & ~document", "~bidirectional"),
+        ("~bidirectional & document", "sink(0)"),  # nothing
+        ("~bidirectional", "sink(0)"),
+        ("~sink(0)", "bidirectional"),
+        ("document & ~document", "sink(0)"),
         ("document | ~document", "bidirectional"),
         ("(document | sink(1)) & document", "document"),
         ("document & sink(1) | document", "document"),
         ("causal & sliding_window(3)", "sliding_window(3)"),
         ("causal | sliding_window(3)", "causal"),
-        ("causal & sliding_window(3, symmetric=true)", "causal & sliding_window(3, symmetric=true)"),
+        ("causal & sliding_window(3, symmetric=true)", None),
         ("sliding_window(3) & sliding_window(5)", "sliding_window(3)"),
         ("sliding_window(3) | document | sliding_window(5)", "sliding_window(5) | document"),
-        ("sliding_window(3) | sliding_window(5, symmetric=true) | causal", "causal | sliding_window(5, symmetric=true)"),
+        ("sink(1) | causal | sliding_window(5, symmetric=true)", "causal | sliding_window(5, symmetric=true)"),
         ("sink(3) & sink(5)", "sink(3)"),
         ("prefix_lm(3) & prefix_lm(5)", "prefix_lm(3)"),
         ("prefix_lm(3) | prefix_lm(5)", "prefix_lm(5)"),
-        ("prefix_lm | prefix_lm(5)", "prefix_lm | prefix_lm(5)"),
+        ("prefix_lm | prefix_lm(5)", None),
         ("global_tokens(3) | global_tokens(5)", "global_tokens(5)"),
-        ("sink(0)", "~bidirectional"),
+        ("sink(0)", None),
+        ("global_tokens(0)", "sink(0)"),
         ("sink(0) | sliding_window(3)", "sliding_window(3)"),
         ("prefix_lm(0)", "causal"),
         ("prefix_lm(0) & document", "causal & document"),
@@ -80,10 +82,11 @@ def test_simplifying_never_says_more_claims_no_less_and_is_done_at_once(said: Sa
         ("document(causal & sink(2))", "document(sink(2))"),
         ("per_head(0: causal, default: ~~causal)", "causal"),
         ("per_head(0: ~~causal, 1: causal)", "per_head(0-1: causal)"),
-        ("chunked(2) & chunked(3)", "chunked(2) & chunked(3)"),
+        ("chunked(2) & chunked(3)", None),
         ("document & (sink(1) & document)", "document & sink(1)"),
         ("~(document & bidirectional)", "~document"),
     ],
 )  # fmt: skip
-def test_the_rules(text: str, simple: str) -> None:
-    assert str(Pattern.parse(text).simplified()) == simple
+def test_the_rules(text: str, simple: str | None) -> None:
+    """Where no simpler text stands, there is none."""
+    assert str(Pattern.parse(text).simplified()) == (simple or text)

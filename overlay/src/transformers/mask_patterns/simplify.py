@@ -10,14 +10,14 @@ from .pattern import And, Not, Or, Pattern
 
 
 EVERYTHING = Bidirectional()
-NOTHING = Not(Bidirectional())
+NOTHING = Sink(0)
 
 
 def simplify(pattern: Pattern) -> Pattern:
     """See `Pattern.simplified`."""
     if isinstance(pattern, Not):
         inner = simplify(pattern.inner)
-        return inner.inner if isinstance(inner, Not) else Not(inner)
+        return inner.inner if isinstance(inner, Not) else _OPPOSITE.get(inner, Not(inner))
     if isinstance(pattern, And | Or):
         return _combined(type(pattern), pattern.parts)
     if isinstance(pattern, Document) and isinstance(pattern.inner, Pattern):
@@ -28,8 +28,9 @@ def simplify(pattern: Pattern) -> Pattern:
     return _SAME.get(str(pattern), pattern) if isinstance(pattern, tuple(_KINDS)) else pattern
 
 
-_KINDS = (Sink, PrefixLM, GlobalTokens)
-_SAME: dict[str, Pattern] = {"sink(0)": NOTHING, "prefix_lm(0)": Causal(), "global_tokens(0)": NOTHING}
+_KINDS = (PrefixLM, GlobalTokens)
+_SAME: dict[str, Pattern] = {"prefix_lm(0)": Causal(), "global_tokens(0)": NOTHING}
+_OPPOSITE: dict[Pattern, Pattern] = {EVERYTHING: NOTHING, NOTHING: EVERYTHING}
 
 
 def _per_head(pattern: PerHead) -> Pattern:
