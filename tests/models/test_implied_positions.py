@@ -1,4 +1,4 @@
-"""What a mask and its `position_ids` are for: tokens packed into one row compute what they compute in rows of their own."""
+"""What a mask and its `position_ids` are for: packed into one row, tokens compute what they do in rows of their own."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def test_each_node_of_a_tree_is_as_at_the_end_of_its_path(backend: str, ids: Ten
     model, ids, parents = make_model(attn_implementation=backend), ids[:1], [-1, 0, 0, 1, -1, 2]
     together = packed(model, ids, Tree(3, parents))
     for node in range(len(parents)):
-        path, at = [], node
+        path: list[int] = []
+        at = node
         while at >= 0:
             path, at = [3 + at, *path], parents[at]
         close(together[[0, 1, 2, *path]], alone(model, ids, [0, 1, 2, *path]))
@@ -138,7 +139,9 @@ def test_tokens_that_change_what_cached_ones_should_have_seen_are_refused(
         ("causal & (global_tokens | sliding_window(2))", {"global_attention_mask": [1, 0, 0, 1, 0, 0, 0, 0, 0]}),
     ],
 )
-def test_tokens_that_go_on_are_as_in_one_forward(pattern: str, data: dict[str, list[int]], backend: str, ids: Tensor) -> None:  # fmt: skip
+def test_tokens_that_go_on_are_as_in_one_forward(
+    pattern: str, data: dict[str, list[int]], backend: str, ids: Tensor
+) -> None:
     """Data of the prompt is passed again with every new token, as `generate` does."""
     model = make_model(attn_implementation=backend)
     ((name, row),) = data.items()
