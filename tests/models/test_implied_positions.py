@@ -1,4 +1,4 @@
-"""What a mask and its `position_ids` are for: packed into one row, tokens compute what they do in rows of their own."""
+"""What a mask and its `position_ids` are for: packed tokens compute what they do in rows of their own."""
 
 from __future__ import annotations
 
