@@ -101,12 +101,6 @@ def test_generate_refuses_what_a_cache_cannot_hold_and_runs_without_one(ids: Ten
     assert torch.equal(model.generate(ids, use_cache=False, **settings), greedy(model, ids, 3, Bidirectional()))
 
 
-def test_beams_with_data_per_row_are_refused_rather_than_mixed_up(ids: Tensor) -> None:
-    pattern = PrefixLM(torch.tensor([2, 5]))
-    with pytest.raises(ValueError, match=r"`prefix_lengths`: got shape \(2,\); expected shape \(4,\)"):
-        make_model().generate(ids, max_new_tokens=3, num_beams=2, mask_pattern=pattern, pad_token_id=0)
-
-
 def test_other_heads_and_the_base_model_take_a_pattern(ids: Tensor) -> None:
     plain = make_model("qwen2")
     classifier = Qwen2ForSequenceClassification(plain.config).eval()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -16,24 +18,109 @@ from .lowering.dense import grid
 from .pattern import Pattern
 
 
+_NAME = f"_mask_memory_of_{__name__}"  # an exported model on stock transformers has a library of its own
+
+
 @dataclass
 class CacheMemory:
-    """What earlier forwards said of the tokens in a cache: it goes when the cache goes."""
+    """What earlier forwards said of the tokens in a cache, by slot; one row stands for all.
+
+    It lies on the cache, so that it is copied and goes with it; what is done to the cache is done to it, see
+    `_follow`. It never says more than it knows: tokens that came without it, in a forward without a pattern or as
+    embeddings, end it.
+
+    Args:
+        per_token: data passed at prefill, integers `(batch or 1, slots then)`.
+        tokens: int64 `(batch or 1, slots)`.
+        position_ids: integers `(batch or 1, slots)`.
+    """
 
     per_token: list[Tensor] = field(default_factory=list)
+    tokens: Tensor | None = None
     position_ids: Tensor | None = None
 
     @classmethod
     def of(cls, cache: Any, past: int) -> CacheMemory:
         """What is known of a cache that holds `past` slots: nothing where it is empty or was not seen filling."""
-        if cache is None:
-            return cls()
-        if past == 0:
-            _MEMORIES[cache] = cls()
-        return _MEMORIES.setdefault(cache, cls())
+        memory: CacheMemory | None = getattr(cache, _NAME, None)
+        if memory is None or past == 0:
+            memory = cls()
+            if cache is not None:
+                _follow(type(cache))
+                setattr(cache, _NAME, memory)
+        return memory
+
+    def clear(self) -> None:
+        """Know nothing."""
+        self.per_token, self.tokens, self.position_ids = [], None, None
+
+    def cut(self, slots: int) -> None:
+        """Forget what lies behind the first `slots`."""
+        self.tokens = None if self.tokens is None else self.tokens[:, :slots]
+        self.position_ids = None if self.position_ids is None else self.position_ids[:, :slots]
+
+    def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Do to every row what was done to the cache's."""
+
+        def changed(data: Tensor) -> Tensor:
+            return data if len(data) == 1 else change(data)
+
+        self.per_token = [changed(data) for data in self.per_token]
+        self.tokens = None if self.tokens is None else changed(self.tokens)
+        self.position_ids = None if self.position_ids is None else changed(self.position_ids)
 
 
-_MEMORIES: WeakKeyDictionary[Any, CacheMemory] = WeakKeyDictionary()
+def _cut(memory: CacheMemory, cache: Any, *_: Any, **__: Any) -> None:
+    memory.cut(int(cache.get_seq_length()))
+
+
+def _reorder(memory: CacheMemory, _: Any, beam_idx: Tensor) -> None:
+    memory.change_rows(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+
+
+def _repeat(memory: CacheMemory, _: Any, repeats: int) -> None:
+    memory.change_rows(lambda rows: rows.repeat_interleave(repeats, dim=0))
+
+
+def _select(memory: CacheMemory, _: Any, indices: Tensor) -> None:
+    memory.change_rows(lambda rows: rows[indices])
+
+
+_CHANGES: dict[str, Callable[..., None]] = {
+    "reset": lambda memory, _: memory.clear(),
+    "crop": _cut,
+    "reorder_cache": _reorder,
+    "batch_repeat_interleave": _repeat,
+    "batch_select_indices": _select,
+}
+
+
+_FOLLOWED: WeakSet[type] = WeakSet()
+
+
+def _follow(kind: type) -> None:
+    """Have caches of this class tell our memory of their tokens what is done to them: reset, crop, other rows.
+
+    Upstream's caches tell nobody, and `generate()` is not the only one who changes them. So the methods that do are
+    wrapped, of the classes that are met with a pattern, once.
+    """
+    for base in set(kind.__mro__) - set(_FOLLOWED):
+        _FOLLOWED.add(base)
+        for name in _CHANGES.keys() & vars(base).keys():
+            setattr(base, name, _told(vars(base)[name], _CHANGES[name]))
+
+
+def _told(method: Callable[..., Any], change: Callable[..., None]) -> Callable[..., Any]:
+    @wraps(method)
+    def told(cache: Any, *args: Any, **kwargs: Any) -> Any:
+        memory = vars(cache).pop(_NAME, None)  # away meanwhile: what the method calls is told once, a failure forgets
+        result = method(cache, *args, **kwargs)
+        if memory is not None:
+            change(memory, cache, *args, **kwargs)
+            setattr(cache, _NAME, memory)
+        return result
+
+    return told
 
 
 def check_cache(pattern: Pattern, bound: Pattern, rows: Rows) -> None:
@@ -66,11 +153,24 @@ def position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) ->
 
     They join where the new ones go on by one, or start again at 0.
     """
-    if past == 0 or now is None:
-        return now if past == 0 else None
-    if before is None or before.shape[1] < past:
+    joined = tokens_so_far(before, now, past)
+    if joined is None or past == 0:
+        return joined
+    joins = (joined[:, past] == joined[:, past - 1] + 1) | (joined[:, past] == 0)
+    return joined if bool(joins.all()) else None
+
+
+def tokens_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:
+    """What there is for every slot so far, `(batch or 1, slots)`, from earlier forwards and this one; None: unknown.
+
+    Args:
+        before: of the cache; what it has behind `past` slots was never cached.
+        now: of this forward.
+        past: slots in the cache.
+    """
+    if now is None or past == 0:
+        return None if now is None else now.clone()  # what the caller later writes into it was not seen
+    if before is None or before.shape[1] < past or (len(before) != len(now) and 1 not in (len(before), len(now))):
         return None
-    before = before[:, :past].expand(max(len(before), len(now)), -1)
-    now = now.expand(len(before), -1)
-    joins = (now[:, 0] == before[:, -1] + 1) | (now[:, 0] == 0)
-    return torch.cat([before, now], dim=1) if bool(joins.all()) else None
+    rows = max(len(before), len(now))
+    return torch.cat([before[:, :past].expand(rows, -1), now.expand(rows, -1)], dim=1)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from .attention import EagerMask, FlexMask, LayerMasks, LoweredMask, Native, NativeCausal, SdpaMask
-from .caches import CacheMemory, check_cache, position_ids_so_far
+from .caches import CacheMemory, check_cache, position_ids_so_far, tokens_so_far
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import real_tokens, whole_mask
-from .inputs import Rows
+from .inputs import Prompt, Rows
 from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
@@ -111,6 +111,7 @@ class Forward:
         input_ids: Tensor | None,
         position_ids: Tensor | None,
         inputs: Mapping[str, Tensor],
+        prompt: Prompt | None,
         watch: LeakWatch | None,
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
@@ -120,14 +121,15 @@ class Forward:
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
         memory = CacheMemory.of(self.cache, past)
         memory.position_ids = position_ids_so_far(memory.position_ids, position_ids, past)
-        known = {"input_ids": None if past else input_ids, "position_ids": memory.position_ids}
+        memory.tokens = tokens_so_far(memory.tokens, input_ids, past)
+        known = {"input_ids": memory.tokens, "position_ids": memory.position_ids}
         data = {**{name: tensor for name, tensor in known.items() if tensor is not None}, **inputs}
         read: set[str] = set()
 
         def lower(layout: Layout, pattern: LayerMask) -> LoweredMask:
             if isinstance(pattern, Own):
                 raise AssertionError("upstream makes its own masks")
-            rows = Rows(layout, data, memory.per_token, read)
+            rows = Rows(layout, data, memory.per_token, read, prompt=prompt)
             bound = pattern.bind(rows).simplified()
             check_cache(pattern, bound, rows)
             return self._lower(bound, layout, backend)

@@ -6,6 +6,7 @@ What differs between upstream versions is translated here and in `forward`; noth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from .attention import AttentionFunction, attend
 from .errors import bad_argument
 from .forward import Forward
-from .generation import check_arguments, mask_preparation
+from .generation import PROMPT, check_arguments, mask_preparation, tell_prompt
+from .inputs import Prompt
 from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
 from .owners import spokesman
@@ -31,6 +33,7 @@ __all__ = [
     "mask_function",
     "mask_preparation",
     "masks",
+    "tell_prompt",
 ]
 
 
@@ -56,14 +59,20 @@ def masks(
     Args:
         model: the base model; its config says the backend, and the pattern unless the call or a subclass does.
         attention_mask: as the caller passed it: None, 2D, 3D, 4D, or masks that were prepared before.
-        kwargs: of the forward; `mask_pattern` and `mask_inputs` are taken out of it.
+        kwargs: of the forward; `mask_pattern`, `mask_inputs` and what `tell_prompt` added are taken out of it.
 
     Raises:
         ValueError: malformed masks, patterns or data.
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
-    inputs = _inputs(kwargs)
-    said = _said(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
+    prompt: Prompt | None = kwargs.pop(PROMPT, None)
+    inputs = _inputs(kwargs, prompt)
+    given = kwargs.pop("mask_pattern", None)
+    if given is None and (own := spokesman(model)) is not None:
+        given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
+        if given is not None and prompt is not None:
+            prompt = replace(prompt, copies=1)  # it has seen all rows
+    said = _said(model, given)
     forward = Forward(model.config, inputs_embeds, past_key_values)
     plan = forward.plan(said)
     if all(mask is NATIVE for mask in plan):
@@ -80,7 +89,9 @@ def masks(
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, LeakWatch.of(model))
+        lowered = forward.patterns(
+            said, plan, attention_mask, input_ids, position_ids, inputs, prompt, LeakWatch.of(model)
+        )
     return dict.fromkeys(forward.layer_types, lowered)
 
 
@@ -107,20 +118,18 @@ def _only(masks: Mapping[str, Any]) -> Any:
     return first
 
 
-def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
-    """The `mask_inputs` of this call, taken out of its arguments."""
+def _inputs(kwargs: MutableMapping[str, Any], prompt: Prompt | None) -> Mapping[str, Tensor]:
+    """The `mask_inputs` of this call, taken out of its arguments, with a line for each row of the batch."""
     inputs: Mapping[str, Tensor] = kwargs.pop("mask_inputs", None) or {}
     if absent := [name for name, tensor in inputs.items() if tensor is None]:
         raise bad_argument("mask_inputs", f"None for {absent}", "tensors", "Leave out what is not known.")
-    return inputs
+    if prompt is None or prompt.copies == 1:
+        return inputs
+    return {name: prompt.repeated(data) if isinstance(data, Tensor) else data for name, data in inputs.items()}
 
 
-def _said(
-    model: Any, given: Any, input_ids: Tensor | None, attention_mask: Any, inputs: Mapping[str, Tensor]
-) -> Masks | Own:
-    """What this call's masks are: as passed, else as a `get_mask_pattern` says, else the config."""
-    if given is None and (own := spokesman(model)) is not None:
-        given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
+def _said(model: Any, given: Any) -> Masks | Own:
+    """What this call's masks are: as passed or as a `get_mask_pattern` says, else the config."""
     if given is None:
         given = getattr(model.config, "mask_pattern", None)
     return NATIVE if given is None else parse_masks(given)

@@ -73,6 +73,26 @@ class PerToken:
         return torch.full_like(self.counts, -1).scatter_reduce_(0, rows[found], positions[found], "amax")
 
 
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What `generate()` started from.
+
+    Args:
+        counts: real tokens per row, int64 `(batch,)`.
+        slots: per row, padding included.
+        copies: rows, one behind the other, that each row of the caller's batch became: beams, returned sequences.
+    """
+
+    counts: Tensor
+    slots: int
+    copies: int
+
+    def repeated(self, data: Tensor) -> Tensor:
+        """Data for the rows of the caller's batch, with a line for every row that they became."""
+        for_callers = data.ndim > 0 and 1 < len(data) == len(self.counts) // self.copies
+        return data.repeat_interleave(self.copies, dim=0) if for_callers and self.copies > 1 else data
+
+
 class RowData(Protocol):
     """What a pattern may ask of one forward when its data is bound: about rows of a batch, or documents in them."""
 
@@ -81,12 +101,16 @@ class RowData(Protocol):
         """Tokens per row so far, int64 `(rows,)`."""
 
     @property
+    def prompt_counts(self) -> Tensor:
+        """How many of them were there before `generate()` added its own, int64 `(rows,)`; elsewhere all."""
+
+    @property
     def layout(self) -> Layout:
         """Of the forward."""
 
     @property
     def origin(self) -> Tensor:
-        """The row of the batch that each row here lies in, int64 `(rows,)`."""
+        """The row of the caller's batch that each row here lies in, or is a copy of, int64 `(rows,)`."""
 
     def per_row(self, name: str, own: Tensor | None = None) -> Tensor | None:
         """One integer per row, int64 `(rows,)`, from the pattern itself or from `mask_inputs`; None if neither."""
@@ -111,6 +135,8 @@ class Rows:
             row by now: new tokens then go on as the last one. Data of the wrong size is never stretched.
         read: names of `inputs` that a pattern has asked for.
         later: slots that per-token data may cover beyond those of the layout, and that are not looked at.
+        prompt: in `generate()`, what it started from. Per-token data of that size goes on as seen data does, and may
+            be longer than the row by now, where a prompt is read in chunks.
     """
 
     layout: Layout
@@ -118,14 +144,24 @@ class Rows:
     at_prefill: list[Tensor] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
     later: int = 0
+    prompt: Prompt | None = None
 
     @property
     def counts(self) -> Tensor:
         return self.layout.counts.expand(self.layout.batch)
 
     @property
+    def prompt_counts(self) -> Tensor:
+        return self.counts if self.prompt is None else self.prompt.counts.to(self.counts.device)
+
+    @property
+    def copies(self) -> int:
+        """Rows that each row of the caller's batch became."""
+        return 1 if self.prompt is None else self.prompt.copies
+
+    @property
     def origin(self) -> Tensor:
-        return torch.arange(self.layout.batch, device=self.layout.positions.device)
+        return torch.arange(self.layout.batch, device=self.layout.positions.device) // self.copies
 
     def before(self) -> Rows:
         """The same rows as they were known when the cache was filled, without the tokens of this forward."""
@@ -133,7 +169,8 @@ class Rows:
         known = replace(
             self.layout, positions=self.layout.positions[:, :past], q_offset=0, kv_offset=0, kv_length=past
         )
-        return Rows(known, self.inputs, list(self.at_prefill), later=self.layout.q_length)
+        later = self.layout.q_length
+        return Rows(known, self.inputs, list(self.at_prefill), later=later, prompt=self.prompt)
 
     def require_all_read(self, pattern: object) -> None:
         """Refuse data that no part of the pattern has read: misspelled, or meant for a pattern that is not there.
@@ -170,7 +207,7 @@ class Rows:
         if data is None:
             return None
         slots = self.layout.slots
-        if self.later and data.ndim == 2 and data.shape[1] == slots + self.later:
+        if data.ndim == 2 and slots < data.shape[1] in (slots + self.later, self.prompt and self.prompt.slots):
             data = data[:, :slots]
         if data.ndim != 2 or len(data) not in (1, self.layout.batch):
             expected = f"shape ({self.layout.batch}, {slots}), shaped like input_ids"
@@ -182,7 +219,7 @@ class Rows:
             remedy = "It covers everything so far, cached tokens and padding too, as attention_mask does."
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, remedy)
         if self.layout.q_offset == 0:
-            self.at_prefill.append(data)
+            self.at_prefill.append(data.clone())  # what the caller later writes into it was not seen
         return PerToken.of(self.layout.by_position(data), self.counts)
 
     def _find(self, name: str, own: Tensor | None) -> Tensor | None:
@@ -198,9 +235,12 @@ class Rows:
             raise bad_argument(
                 name, got, "a tensor of integers", f"Pass torch.tensor(..., dtype=torch.long) as {name}."
             )
-        return data.to(self.layout.positions.device, torch.int64)
+        data = data.to(self.layout.positions.device, torch.int64)
+        return data if self.prompt is None else self.prompt.repeated(data)
 
     def _is_known(self, data: Tensor) -> bool:
+        if self.prompt is not None and data.shape[1] == self.prompt.slots:
+            return True
         return any(data.shape == seen.shape and torch.equal(data, seen) for seen in self.at_prefill)
 
     def _go_on(self, name: str, data: Tensor) -> Tensor:
@@ -234,6 +274,10 @@ class DocumentRows:
     @property
     def layout(self) -> Layout:
         return self.parent.layout
+
+    @property
+    def prompt_counts(self) -> Tensor:
+        return torch.minimum((self.parent.prompt_counts[self.row] - self.start).clamp(min=0), self.counts)
 
     @property
     def origin(self) -> Tensor:

@@ -23,6 +23,7 @@ from .attention import AttentionOutput, attend
 from .config import ConfigPattern, for_file
 from .errors import bad_argument
 from .forward import Backend
+from .generation import PROMPT, put_prompt
 from .hooks import masks
 
 
@@ -96,8 +97,19 @@ class MaskedHead:
 
     def _validate_model_kwargs(self, model_kwargs: Mapping[str, Any]) -> None:
         """Refuse misspelled arguments of `generate`, which knows those of upstream's forward."""
-        known = {name: value for name, value in model_kwargs.items() if name not in ("mask_pattern", "mask_inputs")}
+        ours = ("mask_pattern", "mask_inputs", PROMPT)
+        known = {name: value for name, value in model_kwargs.items() if name not in ours}
         super()._validate_model_kwargs(known)  # type: ignore[misc]
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Repeat the rows of the caller's batch, and let the forwards know."""
+        expanded: tuple[Tensor, dict[str, Any]] = super()._expand_inputs_for_generation(  # type: ignore[misc]
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        put_prompt(expanded[1], expanded[0], len(expanded[0]) // expand_size)
+        return expanded
 
     @staticmethod
     def create_masks_for_generate(attention_mask: Any = None, **_: Any) -> Any:

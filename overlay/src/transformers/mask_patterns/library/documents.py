@@ -26,8 +26,9 @@ class Document(Sampled):
     The ids, integers `(batch, length)` shaped like `input_ids` (or `(length,)` for all rows), are bound here, or come
     as `mask_inputs["document_ids"]`, or follow from a `separator` token, which belongs to the document it ends, or
     from `position_ids` that start again. Without an inner pattern they need not be contiguous; ids of more than 32
-    runs each have no short form. New tokens go on with the last token's document. Source: packing with block-diagonal
-    masks, as in FlashAttention's `cu_seqlens` and arXiv:2107.02027.
+    runs each have no short form. New tokens go on with the last token's document, unless a `separator` was generated:
+    then they begin another. Source: packing with block-diagonal masks, as in FlashAttention's `cu_seqlens` and
+    arXiv:2107.02027.
 
     ids 0011, length 4:
 

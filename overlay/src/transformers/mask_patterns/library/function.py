@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_argument
-from ..inputs import DocumentRows, RowData
+from ..inputs import RowData, Rows
 from ..pattern import Index, MaskMod, Pattern
 from .named import Named
 
@@ -23,10 +23,10 @@ class Function(Named):
     name: str | None = None
 
     def bind(self, rows: RowData) -> Pattern:
+        if isinstance(rows, Rows) and rows.copies == 1:
+            return self
         function, origin = self.function, rows.origin
-        if isinstance(rows, DocumentRows):
-            return Function(lambda b, h, q, k: function(origin[b], h, q, k), self.name)
-        return self
+        return Function(lambda b, h, q, k: function(origin[b], h, q, k), self.name)
 
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         try:

@@ -53,7 +53,13 @@ class Named(Pattern):
 
     def _tokens(self, rows: Any) -> PerToken:
         tokens: PerToken | None = rows.per_token("input_ids")
-        return self._missing("input_ids") if tokens is None else tokens
+        if tokens is None:
+            self._missing(
+                "input_ids",
+                "It covers everything so far. Tokens are known by themselves where every forward of a cache had a "
+                "pattern and input_ids, not inputs_embeds.",
+            )
+        return tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -21,7 +21,9 @@ class PrefixLM(Named):
 
     `length` is one number, or one per row as an integer tensor `(batch,)`; or `mask_inputs["prefix_lengths"]` says it;
     or it ends with the first `until` token of the row, included (no such token: causal). It does not grow in
-    generation, and must lie within the first forward.
+    `generate`, where the prompt alone is searched for `until`, and must lie within the first forward. Decoding without
+    `generate` cannot tell a prompt from what follows: an `until` that comes later, where none was before, is refused;
+    `prefix_lengths` say otherwise.
 
     length 2, 4 tokens:
 
@@ -44,7 +46,7 @@ class PrefixLM(Named):
         if self.until is not None:
             found = self._tokens(rows).equal_to(self.until)
             first = found.first()
-            return PrefixLM((first + 1).where(first < found.counts, 0))
+            return PrefixLM((first + 1).where(first < torch.minimum(found.counts, rows.prompt_counts), 0))
         lengths = rows.per_row("prefix_lengths", self.length)
         if lengths is None:
             self._missing("prefix_lengths", "Or say prefix_lm(P) or prefix_lm(until=TOKEN).")
@@ -78,8 +80,9 @@ class Gist(Sampled):
     `k <= q and (q <= last_gist or k >= first_gist)`; causal in a row without any.
 
     Gist tokens are every `token`; or where `mask`, bool or integers `(batch, length)`, is 1, which may also come as
-    `mask_inputs["gist_mask"]`. New tokens are none, unless they are a `token`. Source: Learning to Compress Prompts
-    with Gist Tokens, arXiv:2304.08467.
+    `mask_inputs["gist_mask"]`. New tokens are none, unless they are a `token`; a second group of gist tokens changes
+    what is in a cache already, and is refused there. Source: Learning to Compress Prompts with Gist Tokens,
+    arXiv:2304.08467.
 
     gist token at 1, length 4:
 

@@ -54,8 +54,9 @@ class SharedPrefix(_Segments):
 
     Segment 0 is the question. The ids, integers `(batch, length)` shaped like `input_ids` (or `(length,)` for all
     rows), are bound here, or come as `mask_inputs["segment_ids"]`, or follow from a `separator` token, which belongs
-    to the segment it ends. New tokens go on with the last token's segment. Rotary positions of each answer go on from
-    the question, see `position_ids`; they do not tell where the first answer begins, so ids do not follow from them.
+    to the segment it ends. New tokens go on with the last token's segment; a generated `separator` begins another.
+    Rotary positions of each answer go on from the question, see `position_ids`; they do not tell where the first
+    answer begins, so ids do not follow from them.
     Source: packing for DPO and GRPO, e.g. Prefix Grouper, arXiv:2506.05433.
 
     segments 0012, length 4:
