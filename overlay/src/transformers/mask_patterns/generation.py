@@ -5,29 +5,62 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from .context import innermost
 from .errors import UnsupportedMaskError
+from .layers import NATIVE
 from .owners import spokesman
+from .prompt import PromptMask
 from .takers import TAKERS, takes_masks
 
 
+PROMPT_MASK = "prompt_mask"  # the argument of a forward in which `generate()` hands it a `PromptMask`
+
+
 def check_arguments(model: Any, arguments: MutableMapping[str, Any]) -> None:
-    """Take `mask_pattern` and `mask_inputs` out of the arguments of which `generate()` is about to ask who uses them.
+    """Take what is ours out of the arguments of which `generate()` is about to ask who uses them.
 
     Raises:
         UnsupportedMaskError: the model does not, and some models would drop them without a word.
     """
     given = [name for name in ("mask_pattern", "mask_inputs") if arguments.pop(name, None) is not None]
+    if isinstance(arguments.get(PROMPT_MASK), PromptMask):  # from the model that this one assists
+        del arguments[PROMPT_MASK]
+        given.append("attention_mask")
     if given and not any(takes_masks(type(part)) for part in model.modules()):
         raise UnsupportedMaskError(f"`{given[0]}`: {type(model).__name__} does not take one. {TAKERS}")
+
+
+def take_prompt_mask(model: Any, inputs: Tensor, arguments: MutableMapping[str, Any]) -> None:
+    """Turn a 3D or 4D `attention_mask` of `generate()` into a `PromptMask` and the 2D mask that upstream can extend.
+
+    Args:
+        inputs: the prompt, `(batch, length)`, or its embeddings.
+        arguments: of the forwards to come.
+
+    Raises:
+        ValueError: as `whole_mask`.
+    """
+    mask = arguments.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim not in (3, 4) or not takes_masks(type(model.base_model)):
+        return
+    cache = arguments.get("past_key_values")
+    past = 0 if cache is None else int(cache.get_seq_length())
+    heads = int(model.base_model.config.num_attention_heads)
+    batch, length = inputs.shape[:2]
+    arguments[PROMPT_MASK] = prompt = PromptMask.read(mask, batch, length, past, heads, model.dtype)
+    arguments["attention_mask"] = mask.new_ones(batch, prompt.slots, dtype=torch.long)
 
 
 def mask_preparation(model: Any, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
     """What makes the masks ahead of a forward, as `generate()` does for caches that can be compiled.
 
-    Where the forward has a pattern to obey it is left to the forward. Where it makes one mask for all layers, what
-    upstream's `function` made comes in a mapping, so that the forward can tell it from a caller's 4D mask.
+    Where the forward has a mask of ours to obey, it is left to the forward. Where it makes one mask for all layers,
+    what upstream's `function` made comes in a mapping, so that the forward can tell it from a caller's 4D mask.
     """
-    if _has_pattern(model, arguments.get("mask_pattern")):
+    if PROMPT_MASK in arguments or _has_pattern(model, arguments.get("mask_pattern")):
         return lambda attention_mask, **_: attention_mask
     if not takes_masks(type(model.base_model)):
         return function
@@ -40,8 +73,10 @@ def mask_preparation(model: Any, function: Callable[..., Any], arguments: Mappin
 
 
 def _has_pattern(model: Any, given: Any) -> bool:
-    """Whether the call, a `get_mask_pattern` or the config may say a pattern."""
+    """Whether the call, a `use_mask_pattern`, a `get_mask_pattern` or the config may say a pattern."""
+    if given is None and (scope := innermost(model.base_model)) is not None:
+        given = scope.masks
     if given is not None:
-        return not (isinstance(given, str) and given == "native")
+        return given is not NATIVE and not (isinstance(given, str) and given == "native")
     said = getattr(model.config.get_text_config(), "mask_pattern", None)
     return said is not None or spokesman(model.base_model) is not None

@@ -12,13 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from .attention import AttentionFunction, attend
+from .context import innermost
 from .errors import bad_argument
 from .forward import Forward
-from .generation import check_arguments, mask_preparation
+from .generation import PROMPT_MASK, check_arguments, mask_preparation, take_prompt_mask
 from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
 from .owners import spokesman
-from .refusals import check_combination, check_prepared, check_router
+from .refusals import check_combination, check_no_inputs, check_prepared, check_router
 from .takers import check_config, computes_with_its_mask
 from .training import LeakWatch, loss_function
 
@@ -31,6 +32,7 @@ __all__ = [
     "mask_function",
     "mask_preparation",
     "masks",
+    "take_prompt_mask",
 ]
 
 
@@ -54,7 +56,8 @@ def masks(
     Otherwise it is a mapping from every layer type to this forward's `LayerMasks`.
 
     Args:
-        model: the base model; its config says the backend, and the pattern unless the call or a subclass does.
+        model: the base model; its config says the backend, and the pattern unless the call, a
+            `use_mask_pattern` or a subclass does.
         attention_mask: as the caller passed it: None, 2D, 3D, 4D, or masks that were prepared before.
         kwargs: of the forward; `mask_pattern` and `mask_inputs` are taken out of it.
 
@@ -63,13 +66,20 @@ def masks(
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
     inputs = _inputs(kwargs)
-    said = _said(model, kwargs.pop("mask_pattern", None), input_ids, attention_mask, inputs)
+    given, prompt = kwargs.pop("mask_pattern", None), kwargs.pop(PROMPT_MASK, None)
+    of_call = given is not None
+    if given is None and (scope := innermost(model)) is not None:
+        given, inputs = scope.masks, {**scope.inputs, **inputs}
+    said = _said(model, given, input_ids, attention_mask, inputs)
     forward = Forward(model.config, inputs_embeds, past_key_values)
     plan = forward.plan(said)
+    if prompt is not None:
+        if not of_call and any(mask is not NATIVE for mask in plan):
+            check_combination(said, prompt.given.visible)
+        check_no_inputs(inputs, " beside a whole attention_mask")
+        return dict.fromkeys(forward.layer_types, forward.prompt(prompt, said if of_call else NATIVE, attention_mask))
     if all(mask is NATIVE for mask in plan):
-        if inputs:
-            remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
-            raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
+        check_no_inputs(inputs)
         check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
             return attention_mask
@@ -118,7 +128,7 @@ def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
 def _said(
     model: Any, given: Any, input_ids: Tensor | None, attention_mask: Any, inputs: Mapping[str, Tensor]
 ) -> Masks | Own:
-    """What this call's masks are: as passed, else as a `get_mask_pattern` says, else the config."""
+    """What this call's masks are: as given, else as a `get_mask_pattern` says, else the config."""
     if given is None and (own := spokesman(model)) is not None:
         given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
     if given is None:
