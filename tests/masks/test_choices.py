@@ -137,7 +137,7 @@ def test_heads_in_a_configuration() -> None:
         config_value(PerHead({2 * n: Sink(10**8 + n) for n in range(400)}))
 
 
-spans = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=3)
+spans = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=3, unique=True)
 
 
 @given(spans, st.booleans(), st.integers(1, 9))

@@ -18,7 +18,7 @@ def logits(model: Any, input_ids: Tensor, visible: Tensor, position_ids: Tensor,
     Args:
         model: a `Qwen2ForCausalLM`, a `Qwen3ForCausalLM`, or the same with experts.
         input_ids: `(batch, length)`.
-        visible: bool `(batch, query heads, length, length)`.
+        visible: bool `(batch, query heads, length, length)`, or the same for each layer, `(layers, batch, ...)`.
         position_ids: rotary positions, `(batch, length)`.
         bias: added to the scores, shaped like `visible`.
     """
@@ -27,7 +27,8 @@ def logits(model: Any, input_ids: Tensor, visible: Tensor, position_ids: Tensor,
     for layer in range(config.num_hidden_layers):
         own = {name.split(".", 3)[3]: w for name, w in weights.items() if name.startswith(f"model.layers.{layer}.")}
         normed = _rms(hidden, own["input_layernorm.weight"], config)
-        hidden = hidden + _attention(config, own, normed, visible, position_ids, bias)
+        seen = visible if visible.ndim == 4 else visible[layer]
+        hidden = hidden + _attention(config, own, normed, seen, position_ids, bias)
         normed = _rms(hidden, own["post_attention_layernorm.weight"], config)
         hidden = hidden + (_experts(config, own, normed) if "mlp.gate.weight" in own else _mlp(own, "mlp", normed))
     final: Tensor = _rms(hidden, weights["model.norm.weight"], config) @ weights["lm_head.weight"].T

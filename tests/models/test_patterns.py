@@ -24,7 +24,6 @@ from transformers.mask_patterns import (
     SlidingWindow,
     UnsupportedMaskError,
     from_function,
-    hooks,
 )
 
 
@@ -206,15 +205,6 @@ def test_a_pattern_counts_more_than_the_is_causal_of_config_and_call(backend: st
         close(model(ids, mask_pattern=Causal()).logits, want)
 
 
-def test_documents_follow_from_position_ids_that_start_again(ids: Tensor) -> None:
-    model = make_model(attn_implementation="sdpa")
-    starts_again = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]])
-    with torch.no_grad():
-        packed = model(ids[:1], position_ids=starts_again, mask_pattern=Causal() & Document()).logits
-        alone = [model(ids[:1, a:b]).logits for a, b in ((0, 4), (4, 7), (7, 9))]
-    close(packed, torch.cat(alone, dim=1))
-
-
 def test_documents_follow_from_a_separator(ids: Tensor) -> None:
     model = make_model(attn_implementation="eager")
     ids = ids.clone()
@@ -248,30 +238,6 @@ def test_eager_weights_of_hidden_keys_are_exactly_zero(ids: Tensor) -> None:
     hidden = ~brute_force(pattern, torch.ones(2, 9, dtype=torch.bool))
     assert len(weights) == 2
     assert all((w[hidden] == 0).all() and (w[~hidden] > 0).all() for w in weights)
-
-
-@pytest.mark.parametrize(
-    "backend", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2", "paged|sdpa"]
-)
-def test_a_backend_that_cannot_express_a_pattern_says_so(backend: str, ids: Tensor) -> None:
-    model = make_model()
-    model.config._attn_implementation = backend  # their packages need a GPU
-    with pytest.raises(
-        UnsupportedMaskError, match=r"cannot obey mask_pattern='sink\(4\)'.*'eager', 'sdpa', 'flex_attention'"
-    ):
-        model(ids, mask_pattern=Sink(4))
-
-
-def test_flash_attention_takes_plain_causal_as_it_is_and_nothing_that_upstream_would_read_into_it(ids: Tensor) -> None:
-    model = make_model()
-    model.config._attn_implementation = "flash_attention_2"  # its package needs a GPU
-    embeds, mask = model.model.embed_tokens(ids), torch.ones_like(ids)
-    plain, again = torch.arange(9)[None], torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
-    call = {"mask_pattern": Causal()}
-    assert hooks.masks(model.model, mask, ids, embeds, plain, None, dict(call)) is mask
-    assert hooks.masks(model.model, None, ids, embeds, plain, None, dict(call)) is None
-    with pytest.raises(UnsupportedMaskError, match="cannot obey mask_pattern='causal'"):
-        hooks.masks(model.model, None, ids, embeds, again, None, dict(call))
 
 
 def test_token_ids_given_for_the_prompt_do_not_stand_for_generated_tokens(ids: Tensor) -> None:
