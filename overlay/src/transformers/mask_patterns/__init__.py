@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from .context import use_mask_pattern
     from .errors import PatternSyntaxError, UnsupportedMaskError
     from .layers import PerLayer
     from .library import (
@@ -58,6 +59,7 @@ _HOMES = {
     "Tree": "library",
     "UnsupportedMaskError": "errors",
     "from_function": "library",
+    "use_mask_pattern": "context",
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "Tree",
     "UnsupportedMaskError",
     "from_function",
+    "use_mask_pattern",
 ]
 
 

@@ -17,14 +17,15 @@ from torch import Tensor
 from .attention import EagerMask, FlexMask, LayerMasks, LoweredMask, Native, NativeCausal, SdpaMask
 from .caches import CacheMemory, check_cache, position_ids_so_far, tokens_so_far
 from .errors import UnsupportedMaskError, bad_argument
-from .explicit import real_tokens, whole_mask
-from .inputs import Prompt, Rows
+from .explicit import WholeMask, real_tokens, whole_mask
+from .inputs import PromptRows, Rows
 from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import visible_grid
 from .pattern import Pattern
 from .positions import Layout
+from .prompt_mask import PromptMask
 from .takers import layer_kinds, plan
 from .training import LeakWatch
 
@@ -87,16 +88,31 @@ class Forward:
             )
         backend = self.backend(f"a {mask.ndim}D attention_mask")
 
-        def lower(layout: Layout) -> LoweredMask:
+        def lower(layout: Layout, _: LayerMask) -> LoweredMask:
             given = whole_mask(mask, layout, self.heads, self.embeds.dtype)
             given = replace(given, visible=given.visible & (layout.keys >= 0)[:, None, None])  # static: unfilled slots
-            if backend is Backend.EAGER:
-                return EagerMask.of(given.visible, self.embeds.dtype, given.bias)
-            if backend is Backend.SDPA:
-                return SdpaMask.of(given.visible, given.bias)
-            return FlexMask(grid_block_mask(given.visible, layout.batch), given.bias)
+            return self._lower_whole(given, layout.batch, backend)
 
-        return self._layers(lambda layout, _: lower(layout), None, self.plan(NATIVE))
+        return self._layers(lower, None, self.plan(NATIVE))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def behind_prompt(self, given: PromptMask, said: Masks | Own, mask: Tensor) -> LayerMasks:
+        """The masks of all layers in `generate()`, from a caller's 3D or 4D mask of the prompt.
+
+        Args:
+            said: for new tokens; upstream's own mask stands for `Causal()`.
+            mask: the 2D mask that `generate()` keeps.
+        """
+        backend = self.backend("a whole attention_mask")
+        past, _, kv_length = self._geometry(0)
+        real_tokens(mask, len(self.embeds), past + self.embeds.shape[1], kv_length)  # it tells of another prompt
+        plan = [Causal()] * len(self.plan(said)) if said is NATIVE else self._resolved(said)
+
+        def lower(layout: Layout, pattern: LayerMask) -> LoweredMask:
+            assert isinstance(pattern, Pattern)
+            return self._lower_whole(given.part(layout, pattern, self.cache), layout.batch, backend)
+
+        return self._layers(lower, None, plan)
 
     def plan(self, said: Masks | Own) -> tuple[LayerMask, ...]:
         """What each layer has."""
@@ -111,7 +127,7 @@ class Forward:
         input_ids: Tensor | None,
         position_ids: Tensor | None,
         inputs: Mapping[str, Tensor],
-        prompt: Prompt | None,
+        prompt_rows: PromptRows | None,
         watch: LeakWatch | None,
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
@@ -129,7 +145,7 @@ class Forward:
         def lower(layout: Layout, pattern: LayerMask) -> LoweredMask:
             if isinstance(pattern, Own):
                 raise AssertionError("upstream makes its own masks")
-            rows = Rows(layout, data, memory.per_token, read, prompt=prompt)
+            rows = Rows(layout, data, memory.per_token, read, prompt=prompt_rows)
             bound = pattern.bind(rows).simplified()
             check_cache(pattern, bound, rows)
             return self._lower(bound, layout, backend)
@@ -161,6 +177,13 @@ class Forward:
             position_ids=position_ids,
         )
         return Native(made)
+
+    def _lower_whole(self, mask: WholeMask, batch: int, backend: Backend) -> LoweredMask:
+        if backend is Backend.EAGER:
+            return EagerMask.of(mask.visible, self.embeds.dtype, mask.bias)
+        if backend is Backend.SDPA:
+            return SdpaMask.of(mask.visible, mask.bias)
+        return FlexMask(grid_block_mask(mask.visible, batch), mask.bias)
 
     def _lower(self, bound: Pattern, layout: Layout, backend: Backend) -> LoweredMask:
         if backend is Backend.FLEX:

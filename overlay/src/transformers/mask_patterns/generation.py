@@ -5,25 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .context import innermost
 from .errors import UnsupportedMaskError
-from .inputs import Prompt
+from .inputs import PromptRows
+from .layers import NATIVE
 from .owners import spokesman
+from .prompt_mask import PromptMask
 from .takers import TAKERS, takes_masks
 
 
-PROMPT = "mask_prompt"  # the argument of each forward that holds a `Prompt`
+# The arguments in which `generate()` hands each forward a `PromptRows` and a `PromptMask`.
+PROMPT_ROWS = "prompt_rows"
+PROMPT_MASK = "prompt_mask"
 
 
 def check_arguments(model: Any, arguments: MutableMapping[str, Any]) -> None:
-    """Take `mask_pattern` and `mask_inputs` out of the arguments of which `generate()` is about to ask who uses them.
+    """Take what is ours out of the arguments of which `generate()` is about to ask who uses them.
 
     Raises:
         UnsupportedMaskError: the model does not, and some models would drop them without a word.
     """
-    arguments.pop(PROMPT, None)  # an assistant has its model's
     given = [name for name in ("mask_pattern", "mask_inputs") if arguments.pop(name, None) is not None]
+    if isinstance(arguments.get(PROMPT_ROWS), PromptRows):  # from the model that this one assists, as is the next
+        del arguments[PROMPT_ROWS]
+    if isinstance(arguments.get(PROMPT_MASK), PromptMask):
+        del arguments[PROMPT_MASK]
+        given.append("attention_mask")
     if given and not any(takes_masks(type(part)) for part in model.modules()):
         raise UnsupportedMaskError(f"`{given[0]}`: {type(model).__name__} does not take one. {TAKERS}")
 
@@ -39,24 +49,45 @@ def tell_prompt(model: Any, arguments: MutableMapping[str, Any], input_ids: Tens
     if takes_masks(type(model.base_model)) and _has_pattern(model, arguments.get("mask_pattern")):
         put_prompt(arguments, input_ids, batch)
     else:
-        arguments.pop(PROMPT, None)
+        arguments.pop(PROMPT_ROWS, None)
 
 
 def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int) -> None:
     """`tell_prompt` of a model that takes masks; where the prompt is known already, as to an assistant, it stays."""
     mask = arguments.get("attention_mask")
     mask = input_ids.new_ones(input_ids.shape) if mask is None else mask
-    if PROMPT not in arguments and mask.ndim == 2:
-        arguments[PROMPT] = Prompt(mask.bool().sum(-1), mask.shape[1], len(input_ids) // batch)
+    if PROMPT_ROWS not in arguments and mask.ndim == 2:
+        arguments[PROMPT_ROWS] = PromptRows(mask.bool().sum(-1), mask.shape[1], len(input_ids) // batch)
+
+
+def take_prompt_mask(model: Any, inputs: Tensor, arguments: MutableMapping[str, Any]) -> None:
+    """Turn a 3D or 4D `attention_mask` of `generate()` into a `PromptMask` and the 2D mask that upstream can extend.
+
+    Args:
+        inputs: the prompt, `(batch, length)`, or its embeddings.
+        arguments: of the forwards to come.
+
+    Raises:
+        ValueError: as `whole_mask`.
+    """
+    mask = arguments.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim not in (3, 4) or not takes_masks(type(model.base_model)):
+        return
+    cache = arguments.get("past_key_values")
+    past = 0 if cache is None else int(cache.get_seq_length())
+    heads = int(model.base_model.config.num_attention_heads)
+    batch, length = inputs.shape[:2]
+    arguments[PROMPT_MASK] = prompt = PromptMask.read(mask, batch, length, past, heads, model.dtype)
+    arguments["attention_mask"] = mask.new_ones(batch, prompt.slots, dtype=torch.long)
 
 
 def mask_preparation(model: Any, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
     """What makes the masks ahead of a forward, as `generate()` does for caches that can be compiled.
 
-    Where the forward has a pattern to obey it is left to the forward. Where it makes one mask for all layers, what
-    upstream's `function` made comes in a mapping, so that the forward can tell it from a caller's 4D mask.
+    Where the forward has a mask of ours to obey, it is left to the forward. Where it makes one mask for all layers,
+    what upstream's `function` made comes in a mapping, so that the forward can tell it from a caller's 4D mask.
     """
-    if _has_pattern(model, arguments.get("mask_pattern")):
+    if PROMPT_MASK in arguments or _has_pattern(model, arguments.get("mask_pattern")):
         return lambda attention_mask, **_: attention_mask
     if not takes_masks(type(model.base_model)):
         return function
@@ -68,9 +99,42 @@ def mask_preparation(model: Any, function: Callable[..., Any], arguments: Mappin
     return prepared
 
 
+def check_continuous_batching(model: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse masks where the forwards would not see them: another thread makes batches of its own, without arguments.
+
+    Args:
+        arguments: of `generate_batch`, which drops what it does not know.
+
+    Raises:
+        UnsupportedMaskError: there may be a pattern, or there is data for one or a whole mask.
+    """
+    given, mask = arguments.get("mask_pattern"), arguments.get("attention_mask")
+    if _has_pattern(model, given) or _keeps_pattern(model):
+        what = "mask_pattern" if given is None else f"mask_pattern={str(given)!r}"
+    elif arguments.get("mask_inputs"):
+        what = "mask_inputs"
+    elif isinstance(mask, Mapping) or (isinstance(mask, Tensor) and mask.ndim > 2):
+        what = "a whole attention_mask"
+    else:
+        return
+    raise UnsupportedMaskError(
+        f"{what}: continuous batching (cache_implementation='paged', generate_batch) cannot obey it. Use generate() "
+        "with another cache, or leave the pattern out of the call, use_mask_pattern, get_mask_pattern and the config."
+    )
+
+
 def _has_pattern(model: Any, given: Any) -> bool:
-    """Whether the call, a `get_mask_pattern` or the config may say a pattern."""
-    if given is not None:
-        return not (isinstance(given, str) and given == "native")
+    """Whether the call, a `use_mask_pattern`, a `get_mask_pattern` or the config may say a pattern."""
+    if given is None and (scope := innermost(model.base_model)) is not None:
+        given = scope.masks
+    return _keeps_pattern(model) if given is None else _is_pattern(given)
+
+
+def _keeps_pattern(model: Any) -> bool:
+    """Whether a `get_mask_pattern` or the config may say a pattern."""
     said = getattr(model.config.get_text_config(), "mask_pattern", None)
-    return said is not None or spokesman(model.base_model) is not None
+    return (said is not None and _is_pattern(said)) or spokesman(model.base_model) is not None
+
+
+def _is_pattern(given: Any) -> bool:
+    return given is not NATIVE and not (isinstance(given, str) and given == "native")

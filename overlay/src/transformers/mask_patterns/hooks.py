@@ -13,14 +13,24 @@ from typing import Any
 from torch import Tensor
 
 from .attention import AttentionFunction, attend
+from .context import innermost
 from .errors import bad_argument
 from .forward import Forward
-from .generation import PROMPT, check_arguments, mask_preparation, tell_prompt
-from .inputs import Prompt
+from .generation import (
+    PROMPT_MASK,
+    PROMPT_ROWS,
+    check_arguments,
+    check_continuous_batching,
+    mask_preparation,
+    take_prompt_mask,
+    tell_prompt,
+)
+from .inputs import PromptRows
 from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
 from .owners import spokesman
-from .refusals import check_combination, check_prepared, check_router
+from .prompt_mask import PromptMask
+from .refusals import check_combination, check_no_inputs, check_prepared, check_router
 from .takers import check_config, computes_with_its_mask
 from .training import LeakWatch, loss_function
 
@@ -29,10 +39,12 @@ __all__ = [
     "attention_function",
     "check_arguments",
     "check_config",
+    "check_continuous_batching",
     "loss_function",
     "mask_function",
     "mask_preparation",
     "masks",
+    "take_prompt_mask",
     "tell_prompt",
 ]
 
@@ -57,28 +69,27 @@ def masks(
     Otherwise it is a mapping from every layer type to this forward's `LayerMasks`.
 
     Args:
-        model: the base model; its config says the backend, and the pattern unless the call or a subclass does.
+        model: the base model; its config says the backend, and the pattern where nothing else does.
         attention_mask: as the caller passed it: None, 2D, 3D, 4D, or masks that were prepared before.
-        kwargs: of the forward; `mask_pattern`, `mask_inputs` and what `tell_prompt` added are taken out of it.
+        kwargs: of the forward; `mask_pattern`, `mask_inputs` and what `generate()` adds are taken out of it.
 
     Raises:
         ValueError: malformed masks, patterns or data.
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
-    prompt: Prompt | None = kwargs.pop(PROMPT, None)
-    inputs = _inputs(kwargs, prompt)
-    given = kwargs.pop("mask_pattern", None)
-    if given is None and (own := spokesman(model)) is not None:
-        given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
-        if given is not None and prompt is not None:
-            prompt = replace(prompt, copies=1)  # it has seen all rows
-    said = _said(model, given)
+    prompt_mask: PromptMask | None = kwargs.pop(PROMPT_MASK, None)
+    of_call = kwargs.get("mask_pattern") is not None
+    said, inputs, rows = _said(model, input_ids, attention_mask, kwargs)
     forward = Forward(model.config, inputs_embeds, past_key_values)
     plan = forward.plan(said)
+    if prompt_mask is not None:
+        if not of_call and any(mask is not NATIVE for mask in plan):
+            check_combination(said, prompt_mask.given.visible)
+        check_no_inputs(inputs, " beside a whole attention_mask")
+        lowered = forward.behind_prompt(prompt_mask, said if of_call else NATIVE, attention_mask)
+        return dict.fromkeys(forward.layer_types, lowered)
     if all(mask is NATIVE for mask in plan):
-        if inputs:
-            remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
-            raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
+        check_no_inputs(inputs)
         check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
             return attention_mask
@@ -89,9 +100,8 @@ def masks(
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
-        lowered = forward.patterns(
-            said, plan, attention_mask, input_ids, position_ids, inputs, prompt, LeakWatch.of(model)
-        )
+        watch = LeakWatch.of(model)
+        lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, rows, watch)
     return dict.fromkeys(forward.layer_types, lowered)
 
 
@@ -118,21 +128,34 @@ def _only(masks: Mapping[str, Any]) -> Any:
     return first
 
 
-def _inputs(kwargs: MutableMapping[str, Any], prompt: Prompt | None) -> Mapping[str, Tensor]:
-    """The `mask_inputs` of this call, taken out of its arguments, with a line for each row of the batch."""
-    inputs: Mapping[str, Tensor] = kwargs.pop("mask_inputs", None) or {}
+def _for_every_row(inputs: Mapping[str, Tensor], rows: PromptRows | None) -> Mapping[str, Tensor]:
+    """The `mask_inputs` of a call, with a line for each row of the batch."""
     if absent := [name for name, tensor in inputs.items() if tensor is None]:
         raise bad_argument("mask_inputs", f"None for {absent}", "tensors", "Leave out what is not known.")
-    if prompt is None or prompt.copies == 1:
+    if rows is None or rows.copies == 1:
         return inputs
-    return {name: prompt.repeated(data) if isinstance(data, Tensor) else data for name, data in inputs.items()}
+    return {name: rows.repeated(data) if isinstance(data, Tensor) else data for name, data in inputs.items()}
 
 
-def _said(model: Any, given: Any) -> Masks | Own:
-    """What this call's masks are: as passed or as a `get_mask_pattern` says, else the config."""
+def _said(
+    model: Any, input_ids: Tensor | None, attention_mask: Any, kwargs: MutableMapping[str, Any]
+) -> tuple[Masks | Own, Mapping[str, Tensor], PromptRows | None]:
+    """What this forward's masks are, as the first of these says: call, `use_mask_pattern`, `get_mask_pattern`, config.
+
+    With it come the data for it, and of which rows it speaks; all is taken out of the arguments.
+    """
+    rows: PromptRows | None = kwargs.pop(PROMPT_ROWS, None)
+    given, inputs = kwargs.pop("mask_pattern", None), kwargs.pop("mask_inputs", None) or {}
+    if given is None and (scope := innermost(model)) is not None:
+        given, inputs = scope.masks, {**scope.inputs, **inputs}
+    inputs = _for_every_row(inputs, rows)
+    if given is None and (own := spokesman(model)) is not None:
+        given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
+        if given is not None and rows is not None:
+            rows = replace(rows, copies=1)  # it has seen all rows
     if given is None:
         given = getattr(model.config, "mask_pattern", None)
-    return NATIVE if given is None else parse_masks(given)
+    return NATIVE if given is None else parse_masks(given), inputs, rows
 
 
 def _is_packed(attention_mask: Tensor | None, position_ids: Tensor | None) -> bool:

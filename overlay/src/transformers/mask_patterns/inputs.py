@@ -74,8 +74,8 @@ class PerToken:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
-    """What `generate()` started from.
+class PromptRows:
+    """The rows that `generate()` started from.
 
     Args:
         counts: real tokens per row, int64 `(batch,)`.
@@ -144,7 +144,7 @@ class Rows:
     at_prefill: list[Tensor] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
     later: int = 0
-    prompt: Prompt | None = None
+    prompt: PromptRows | None = None
 
     @property
     def counts(self) -> Tensor:

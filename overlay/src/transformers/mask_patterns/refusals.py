@@ -27,6 +27,13 @@ def check_prepared(attention_mask: Any, config: Any) -> None:
             raise bad_argument(f"attention_mask[{kind!r}]", f"a {mask.dtype} tensor", expected, remedy)
 
 
+def check_no_inputs(inputs: Mapping[str, Tensor], beside: str = "") -> None:
+    """Refuse data that no pattern is there to read."""
+    if inputs:
+        remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
+        raise bad_argument("mask_inputs", f"{sorted(inputs)}{beside}", "a mask pattern that reads it", remedy)
+
+
 def check_router(mask: Tensor, kwargs: Mapping[str, Any]) -> None:
     """Refuse a whole mask where the loss that balances experts reads the same argument, to leave padding out."""
     if kwargs.get("output_router_logits"):

@@ -23,7 +23,7 @@ from .attention import AttentionOutput, attend
 from .config import ConfigPattern, for_file
 from .errors import bad_argument
 from .forward import Backend
-from .generation import PROMPT, put_prompt
+from .generation import PROMPT_ROWS, put_prompt
 from .hooks import masks
 
 
@@ -97,7 +97,7 @@ class MaskedHead:
 
     def _validate_model_kwargs(self, model_kwargs: Mapping[str, Any]) -> None:
         """Refuse misspelled arguments of `generate`, which knows those of upstream's forward."""
-        ours = ("mask_pattern", "mask_inputs", PROMPT)
+        ours = ("mask_pattern", "mask_inputs", PROMPT_ROWS)
         known = {name: value for name, value in model_kwargs.items() if name not in ours}
         super()._validate_model_kwargs(known)  # type: ignore[misc]
 
