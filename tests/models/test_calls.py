@@ -275,3 +275,29 @@ def test_a_compiled_model_obeys(backend: str, ids: Tensor) -> None:
         for pattern in (STREAMING, PrefixLM(3), Causal() & Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1]))):
             call = {"attention_mask": mask, "mask_pattern": pattern}
             torch.testing.assert_close(compiled(ids, **call).logits, model(ids, **call).logits)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"document_ids": None}, "`document_ids`: got an argument of its own; expected it within mask_inputs"),
+        ({"prefix_lengths": None}, "`prefix_lengths`: got an argument of its own"),
+        ({"mask_patterns": "causal"}, "`mask_patterns`: got an unknown argument; expected mask_pattern"),
+        ({"mask_input": {}}, "`mask_input`: got an unknown argument"),
+    ],
+)
+def test_arguments_that_can_only_mean_masks_are_not_passed_over(
+    call: dict[str, Any], message: str, ids: Tensor
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_model()(ids, mask_pattern="causal & document", **call)
+
+
+def test_layers_that_stand_elsewhere_than_they_say_are_refused(ids: Tensor) -> None:
+    model = make_model()
+    model.model.layers = torch.nn.ModuleList(reversed(model.model.layers))
+    with pytest.raises(UnsupportedMaskError, match="layer 0 of Qwen3Model says that it is layer 1"):
+        model(ids, mask_pattern={0: "causal", 1: "sink(2)"})
+    for place, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = place
+    assert model(ids, mask_pattern={0: "causal", 1: "sink(2)"}).logits.isfinite().all()

@@ -24,6 +24,7 @@ from transformers.mask_patterns import (
     SlidingWindow,
     from_function,
 )
+from transformers.mask_patterns.library import Function
 
 
 STREAMING = Sink(1) | SlidingWindow(2)
@@ -129,3 +130,20 @@ def test_configurations_are_read_without_torch(tmp_path: Path) -> None:
         "assert config.mask_pattern is None and config.model_type == 'qwen3'\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class Wider(SlidingWindow):
+    """A user's class, which sees one key more than its text would say."""
+
+
+@pytest.mark.parametrize("kind", ["a function named again", "a class of the user's", "a function with another's name"])
+def test_a_pattern_of_which_the_text_says_another_is_refused(kind: str) -> None:
+    first = from_function(lambda b, h, q, k: k <= q, name="named_again")
+    from_function(lambda b, h, q, k: k < q, name="named_again")
+    patterns = {
+        "a function named again": first,
+        "a class of the user's": Wider(3),
+        "a function with another's name": Function(lambda b, h, q, k: k < q, "causal"),
+    }
+    with pytest.raises(ValueError, match="would say another|cannot hold"):
+        Qwen3Config().mask_pattern = patterns[kind]

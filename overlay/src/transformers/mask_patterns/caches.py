@@ -30,12 +30,12 @@ class CacheMemory:
     embeddings, end it.
 
     Args:
-        per_token: data passed at prefill, integers `(batch or 1, slots then)`.
+        per_token: data passed at prefill by its name, integers `(batch or 1, slots then)`.
         tokens: int64 `(batch or 1, slots)`.
         position_ids: integers `(batch or 1, slots)`.
     """
 
-    per_token: list[Tensor] = field(default_factory=list)
+    per_token: dict[str, list[Tensor]] = field(default_factory=dict)
     tokens: Tensor | None = None
     position_ids: Tensor | None = None
 
@@ -52,10 +52,11 @@ class CacheMemory:
 
     def clear(self) -> None:
         """Know nothing."""
-        self.per_token, self.tokens, self.position_ids = [], None, None
+        self.per_token, self.tokens, self.position_ids = {}, None, None
 
     def cut(self, slots: int) -> None:
         """Forget what lies behind the first `slots`."""
+        self.per_token = {name: [data[:, :slots] for data in seen] for name, seen in self.per_token.items()}
         self.tokens = None if self.tokens is None else self.tokens[:, :slots]
         self.position_ids = None if self.position_ids is None else self.position_ids[:, :slots]
 
@@ -65,7 +66,7 @@ class CacheMemory:
         def changed(data: Tensor) -> Tensor:
             return data if len(data) == 1 else change(data)
 
-        self.per_token = [changed(data) for data in self.per_token]
+        self.per_token = {name: [changed(data) for data in seen] for name, seen in self.per_token.items()}
         self.tokens = None if self.tokens is None else changed(self.tokens)
         self.position_ids = None if self.position_ids is None else changed(self.position_ids)
 

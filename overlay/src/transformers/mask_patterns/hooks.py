@@ -20,7 +20,7 @@ from .inputs import Prompt
 from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
 from .owners import spokesman
-from .refusals import check_combination, check_prepared, check_router
+from .refusals import check_combination, check_keywords, check_order, check_prepared, check_router
 from .takers import check_config, computes_with_its_mask
 from .training import LeakWatch, loss_function
 
@@ -72,6 +72,7 @@ def masks(
         given = own(input_ids, attention_mask=attention_mask, mask_inputs=inputs)
         if given is not None and prompt is not None:
             prompt = replace(prompt, copies=1)  # it has seen all rows
+    check_keywords(kwargs)
     said = _said(model, given)
     forward = Forward(model.config, inputs_embeds, past_key_values)
     plan = forward.plan(said)
@@ -79,16 +80,19 @@ def masks(
         if inputs:
             remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
             raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
+        LeakWatch.forget(model)
         check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
             return attention_mask
         check_router(attention_mask, kwargs)
+        check_order(model)
         lowered = forward.whole(attention_mask)
     else:
         check_combination(said, attention_mask)
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
             return attention_mask
+        check_order(model)
         lowered = forward.patterns(
             said, plan, attention_mask, input_ids, position_ids, inputs, prompt, LeakWatch.of(model)
         )
@@ -120,12 +124,17 @@ def _only(masks: Mapping[str, Any]) -> Any:
 
 def _inputs(kwargs: MutableMapping[str, Any], prompt: Prompt | None) -> Mapping[str, Tensor]:
     """The `mask_inputs` of this call, taken out of its arguments, with a line for each row of the batch."""
-    inputs: Mapping[str, Tensor] = kwargs.pop("mask_inputs", None) or {}
+    inputs: Mapping[str, Tensor] | None = kwargs.pop("mask_inputs", None)
+    if inputs is None:
+        return {}
+    if not isinstance(inputs, Mapping):
+        expected = "a mapping of names to tensors, such as {'document_ids': ids}"
+        raise bad_argument("mask_inputs", type(inputs).__name__, expected, "Name the data.")
     if absent := [name for name, tensor in inputs.items() if tensor is None]:
         raise bad_argument("mask_inputs", f"None for {absent}", "tensors", "Leave out what is not known.")
     if prompt is None or prompt.copies == 1:
         return inputs
-    return {name: prompt.repeated(data) if isinstance(data, Tensor) else data for name, data in inputs.items()}
+    return {name: prompt.repeated(name, data) if isinstance(data, Tensor) else data for name, data in inputs.items()}
 
 
 def _said(model: Any, given: Any) -> Masks | Own:

@@ -250,7 +250,7 @@ class Pattern(Drawable, ABC):
 
 def _same(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu())
     return type(a) is type(b) and a == b
 
 

@@ -102,7 +102,7 @@ class _BoundDocument(Bound):
         return self.documents.same(q, length, batch)
 
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
-        return None if self.documents.runs.most > 1 else q - self.documents.begin(q, batch)
+        return self.documents.rank.of_tokens(batch, q)
 
 
 def _bound_inside(inner: Pattern, documents: Groups, rows: RowData) -> Pattern:
@@ -146,6 +146,8 @@ class _BoundInside(Bound):
         return None if inner is None else inner.moved(start, length) & self.documents.same(q, length, batch)
 
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor:
+        if len(self.start) == 0:  # no row has a token
+            return q
         document = self.documents.group[batch, q.clamp(min=0)].clamp(max=len(self.start) - 1)
         at = q - self.start[document]
         inner = self.inner.rotary(at, document)
