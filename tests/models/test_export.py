@@ -76,6 +76,35 @@ def test_stock_computes_what_the_fork_computes(family: str, computed: Any, ids: 
         assert torch.allclose(stock[f"{backend} left two parts"][real], stock[f"{backend} left one"][real], atol=1e-4)
 
 
+TWO_FOLDERS = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+one, other, ids, found = *sys.argv[1:3], torch.load(sys.argv[3]), {}
+models = [AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval() for folder in (one, other)]
+with torch.no_grad():
+    for backend in ("eager", "sdpa"):
+        for model in models:
+            model.set_attn_implementation(backend)
+        found |= {f"{backend} {number}": model(ids).logits for number, model in enumerate(models)}
+torch.save(found, sys.argv[4])
+"""
+
+
+def test_two_exported_models_run_in_one_process(upstream: Path, ids: Tensor, tmp_path: Path) -> None:
+    models = [make_model(mask_pattern=pattern) for pattern in (STREAMING, "causal & ~sink(1)")]
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for model, folder in zip(models, folders, strict=True):
+        export_for_stock(model, folder)
+    torch.save(ids, tmp_path / "ids.pt")
+    run(upstream, tmp_path / "modules", "-c", TWO_FOLDERS, *folders, tmp_path / "ids.pt", tmp_path / "found.pt")
+    found = torch.load(tmp_path / "found.pt")
+    for backend in ("eager", "sdpa"):
+        for number, model in enumerate(models):
+            model.set_attn_implementation(backend)
+            with torch.no_grad():
+                assert torch.equal(found[f"{backend} {number}"], model(ids).logits)
+
+
 REFUSED = [
     ("exported", "AutoConfig.from_pretrained(folder)", "trust_remote_code=True"),
     ("exported", "AutoModelForCausalLM.from_pretrained(folder)", "trust_remote_code=True"),

@@ -28,7 +28,7 @@ from .hooks import masks
 
 
 _FUNCTIONS = AttentionInterface()
-_PREFIX = "mask_patterns|"
+_PREFIX = f"mask_patterns|{__name__}|"  # of every exported folder its own: they know only masks that they made
 
 
 def on_stock(mixin: type) -> type:
