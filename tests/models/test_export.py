@@ -26,6 +26,7 @@ from transformers.mask_patterns.export import export_for_stock
 SCRIPT = Path(__file__).with_name("run_exported.py")
 TOKENIZER = Path(__file__).resolve().parents[2] / "examples/tiny_qwen3/model"
 SIZES: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+TOKENS = torch.arange(3, 21).view(2, 9)
 STREAMING = Sink(1) | SlidingWindow(3)
 PATTERNS: dict[str, Any] = {
     "qwen2": {0: STREAMING, 1: "native"},
@@ -74,6 +75,59 @@ def test_stock_computes_what_the_fork_computes(family: str, computed: Any, ids: 
     for backend in backends(PATTERNS[family]):  # the mask is in force, and padding does not move it
         assert torch.allclose(stock[f"{backend} left one"][0], stock[f"{backend} none one"][0], atol=1e-4)
         assert torch.allclose(stock[f"{backend} left two parts"][real], stock[f"{backend} left one"][real], atol=1e-4)
+
+
+TOGETHER = {"one": STREAMING, "other": Causal() & ~Sink(1)}
+LOAD_TOGETHER = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+
+one, other = (AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True) for folder in sys.argv[1:3])
+instance = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+instance.get_mask_pattern = lambda input_ids, **inputs: "causal & ~sink(1)"
+
+class Subclass(type(one)):
+    def get_mask_pattern(self, input_ids, **inputs):
+        return "causal & ~sink(1)"
+
+models = {"one": one, "other": other, "instance": instance, "subclass": Subclass.from_pretrained(sys.argv[1])}
+ids, found = torch.load(sys.argv[3]), {}
+for backend in ("eager", "sdpa"):
+    for name, model in models.items():
+        model.eval().set_attn_implementation(backend)
+        with torch.no_grad():
+            found[f"{backend} {name}"] = model(ids).logits
+            found[f"{backend} {name} base"] = model.lm_head(model.model(ids).last_hidden_state)
+torch.save(found, sys.argv[4])
+"""
+
+
+@pytest.fixture(scope="module")
+def together(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """Logits of the models that stock loads from two folders in one process, by backend and model."""
+    folder = tmp_path_factory.mktemp("together")
+    for name, pattern in TOGETHER.items():
+        export_for_stock(make_model(mask_pattern=pattern), folder / name)
+    torch.save(TOKENS, folder / "ids.pt")
+    files = [folder / name for name in ("one", "other", "ids.pt", "found.pt")]
+    run(upstream, folder / "modules", "-c", LOAD_TOGETHER, *files)
+    found: dict[str, Tensor] = torch.load(folder / "found.pt")
+    return found
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("loaded", "says"), [("one", "one"), ("other", "other"), ("instance", "other"), ("subclass", "other")]
+)
+def test_models_of_two_folders_and_their_subclasses_say_their_own_masks(
+    loaded: str, says: str, backend: str, together: dict[str, Tensor]
+) -> None:
+    model = make_model(mask_pattern=TOGETHER[says])
+    model.set_attn_implementation(backend)
+    with torch.no_grad():
+        expected = model(TOKENS).logits
+    for called in (f"{backend} {loaded}", f"{backend} {loaded} base"):
+        assert torch.equal(together[called], expected)
 
 
 REFUSED = [
@@ -168,10 +222,15 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Pat
         pass
 
     named = from_function(lambda b, h, q, k: k <= q, name="mine_alone")
+    says, based = make_model(mask_pattern="causal"), make_model(mask_pattern="causal")
+    says.get_mask_pattern = based.model.get_mask_pattern = lambda input_ids, **inputs: Sink(1)
     for model, message in [
         (make_model(), "got no pattern in its config"),
         (make_model(mask_pattern=Causal() & ~named), "got the function 'mine_alone'"),
         (make_model(mask_pattern={0: PerHead({0: named, 1: "causal"}), 1: "native"}), "got the function 'mine_alone'"),
+        (says, "got a Qwen3ForCausalLM with a get_mask_pattern"),
+        (says.model, "got a Qwen3Model with a get_mask_pattern"),
+        (based, "got a Qwen3ForCausalLM with a get_mask_pattern"),
         (Mine(make_model(mask_pattern="causal").config), "got Mine; expected one of .*Qwen3ForCausalLM"),
         (LlamaForCausalLM(LlamaConfig(**SIZES)), "got LlamaForCausalLM; expected one of Qwen2 and Qwen3"),
         (torch.nn.Linear(1, 1), "got Linear"),
