@@ -19,7 +19,7 @@ from .generation import PROMPT, check_arguments, mask_preparation, tell_prompt
 from .inputs import Prompt
 from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
-from .owners import spokesman
+from .owners import configured, spokesman
 from .refusals import check_combination, check_prepared, check_router
 from .takers import check_config, computes_with_its_mask
 from .training import LeakWatch, loss_function
@@ -131,7 +131,7 @@ def _inputs(kwargs: MutableMapping[str, Any], prompt: Prompt | None) -> Mapping[
 def _said(model: Any, given: Any) -> Masks | Own:
     """What this call's masks are: as passed or as a `get_mask_pattern` says, else the config."""
     if given is None:
-        given = getattr(model.config, "mask_pattern", None)
+        given = configured(model)
     return NATIVE if given is None else parse_masks(given)
 
 

@@ -93,6 +93,28 @@ def spokesman(base: Any) -> Callable[..., Any] | None:
     return getattr(base, _METHOD, None) if found is None else found
 
 
+def configured(base: Any) -> Any:
+    """The pattern in the configuration that a base model reads.
+
+    Raises:
+        UnsupportedMaskError: its owner has been given another configuration, which says another one.
+    """
+    said, owner = getattr(base.config, "mask_pattern", None), _owner(base)
+    given = getattr(owner, "config", base.config)
+    if given is not base.config and (other := _text_pattern(given)) != said:
+        name = type(owner).__name__
+        raise UnsupportedMaskError(
+            f"`config.mask_pattern`: the {name}'s config says {other!r}, and that of its {owner.base_model_prefix}, "
+            f"another object, says {said!r}. Set the pattern in both, let the two share one config, or pass "
+            "mask_pattern=..."
+        )
+    return said
+
+
+def _text_pattern(config: Any) -> Any:
+    return getattr(config.get_text_config(), "mask_pattern", None)
+
+
 def _owner(base: Any) -> Any:
     link = base.__dict__.get(_LINK)
     return None if link is None else link.owner(base)
