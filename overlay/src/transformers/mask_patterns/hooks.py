@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from .attention import AttentionFunction, attend
+from .attention import READ, AttentionFunction, attend
 from .errors import bad_argument
 from .forward import Forward
 from .generation import PROMPT, check_arguments, mask_preparation, tell_prompt
 from .inputs import Prompt
 from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
-from .owners import spokesman
+from .owners import configured, spokesman
 from .refusals import check_combination, check_keywords, check_order, check_prepared, check_router
 from .takers import check_config, computes_with_its_mask
 from .training import LeakWatch, loss_function
@@ -59,7 +59,8 @@ def masks(
     Args:
         model: the base model; its config says the backend, and the pattern unless the call or a subclass does.
         attention_mask: as the caller passed it: None, 2D, 3D, 4D, or masks that were prepared before.
-        kwargs: of the forward; `mask_pattern`, `mask_inputs` and what `tell_prompt` added are taken out of it.
+        kwargs: of the forward, which goes on with them to attention; `mask_pattern`, `mask_inputs` and what
+            `tell_prompt` added are taken out of it.
 
     Raises:
         ValueError: malformed masks, patterns or data.
@@ -83,7 +84,7 @@ def masks(
         LeakWatch.forget(model)
         check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
-            return attention_mask
+            return _upstreams(model, attention_mask, kwargs)
         check_router(attention_mask, kwargs)
         check_order(model)
         lowered = forward.whole(attention_mask)
@@ -91,12 +92,19 @@ def masks(
         check_combination(said, attention_mask)
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
-            return attention_mask
+            return _upstreams(model, attention_mask, kwargs)
         check_order(model)
         lowered = forward.patterns(
             said, plan, attention_mask, input_ids, position_ids, inputs, prompt, LeakWatch.of(model)
         )
     return dict.fromkeys(forward.layer_types, lowered)
+
+
+def _upstreams(model: Any, attention_mask: Any, kwargs: MutableMapping[str, Any]) -> Any:
+    """The caller's `attention_mask`, for upstream's own mask; `attend` hears that no pattern is ignored by that."""
+    if getattr(model.config, "mask_pattern", None) is not None:
+        kwargs[READ] = True
+    return attention_mask
 
 
 def mask_function(
@@ -140,7 +148,7 @@ def _inputs(kwargs: MutableMapping[str, Any], prompt: Prompt | None) -> Mapping[
 def _said(model: Any, given: Any) -> Masks | Own:
     """What this call's masks are: as passed or as a `get_mask_pattern` says, else the config."""
     if given is None:
-        given = getattr(model.config, "mask_pattern", None)
+        given = configured(model)
     return NATIVE if given is None else parse_masks(given)
 
 
