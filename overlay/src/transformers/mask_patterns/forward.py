@@ -90,8 +90,9 @@ class Forward:
 
         def lower(layout: Layout) -> LoweredMask:
             if layout.held is not None:
-                remedy = "Pass a DynamicCache."
-                raise UnsupportedMaskError(f"past_key_values: a cache that has dropped keys fits no 4D mask. {remedy}")
+                raise UnsupportedMaskError(
+                    "past_key_values: a cache that has dropped keys fits no 4D mask. Pass a DynamicCache."
+                )
             given = whole_mask(mask, layout, self.heads, self.embeds.dtype)
             given = replace(given, visible=given.visible & (layout.keys >= 0)[:, None, None])  # static: unfilled slots
             if backend is Backend.EAGER:
