@@ -102,13 +102,18 @@ def test_each_layer_drops_by_its_own_pattern(tokens: Tensor) -> None:
     assert held(cache)[1:] == [LENGTH, LENGTH]
 
 
+DOCUMENTS: list[dict[str, Any]] = [  # of 50 tokens
+    {"mask_pattern": Causal() & Document(), "position_ids": (torch.arange(LENGTH) % 50).expand(2, -1)},
+    {"mask_pattern": Causal() & Document(separator=2)},
+    {"mask_pattern": Document(Causal(), separator=2)},
+]
+
+
+@pytest.mark.parametrize("said", DOCUMENTS, ids=["positions", "separators", "inside"])
 @torch.no_grad()
-def test_documents_that_ended_are_dropped(tokens: Tensor) -> None:
+def test_documents_that_ended_are_dropped(said: dict[str, Any], tokens: Tensor) -> None:
     model, cache = make_model(), MaskedCache()
-    said: dict[str, Any] = {
-        "mask_pattern": Causal() & Document(),
-        "position_ids": (torch.arange(LENGTH) % 50).expand(2, -1),
-    }
+    tokens = tokens.where(torch.arange(LENGTH) % 50 != 49, 2)
     close(in_steps(model, tokens, cache, **said), model(tokens, use_cache=False, **said).logits)
     assert held(cache) == [LENGTH - 100] * 2  # it dropped last at 138, in the third document
 

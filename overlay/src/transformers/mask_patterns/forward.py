@@ -141,7 +141,8 @@ class Forward:
 
         real = None if real is None or bool(real.all()) else real
         if isinstance(self.cache, MaskedCache):
-            self.cache.forget(plan, Rows(self._layout(*self._geometry(0), real), data, memory.per_token, read))
+            layout = self._layout(*self._geometry(0), real)
+            self.cache.forget(plan, Rows(layout, data, memory.per_token, read, prompt=prompt))
         masks = self._layers(lower, real, plan, partial(self._own_mask, mask, position_ids))
         Rows(Layout.of(1, 0), data, read=read).require_all_read(said)
         if watch is not None:
