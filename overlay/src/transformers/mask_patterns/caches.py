@@ -16,6 +16,7 @@ from .errors import UnsupportedMaskError
 from .inputs import Rows
 from .lowering.dense import grid
 from .pattern import Pattern
+from .positions import Layout
 
 
 _NAME = f"_mask_memory_of_{__name__}"  # an exported model on stock transformers has a library of its own
@@ -140,13 +141,32 @@ def check_cache(pattern: Pattern, bound: Pattern, rows: Rows) -> None:
             f"{revised[0]} may see position {revised[1]}, and both are in the cache. Pass use_cache=False, or put "
             "all in one forward."
         )
-    evicted = layout.positions[:, : layout.kv_offset]
-    if layout.kv_offset and bool(grid(bound, layout.queries, evicted, layout).any()):
+    dropped = layout.dropped
+    if dropped.shape[1] and bool(grid(bound, layout.queries, dropped, layout).any()):
         raise UnsupportedMaskError(
             f"mask_pattern={str(pattern)!r} shows keys that the cache has dropped: it keeps "
             f"{layout.kv_length - layout.q_length} of {layout.q_offset}. Use a cache that keeps all keys: "
             "DynamicCache() without a config, or use_sliding_window=False in the model's."
         )
+
+
+def lasting_slots(bound: Pattern, layout: Layout, slots: Tensor) -> Tensor:
+    """Which cached slots some query of this forward or of a later one may see, in any row or head.
+
+    Args:
+        bound: to this forward's data.
+        layout: of this forward.
+        slots: int64 `(any,)`, of earlier forwards.
+
+    Returns:
+        bool, of the shape of `slots`.
+    """
+    before = (layout.positions[:, : layout.q_offset] >= 0).sum(-1, keepdim=True)
+    first = torch.minimum(before, layout.counts[:, None] - 1).clamp(min=0)  # a row may have no new token
+    lasting = bound.lasting(first, layout.length, torch.arange(layout.batch, device=slots.device)[:, None])
+    if lasting is None:
+        return torch.ones_like(slots, dtype=torch.bool)
+    return lasting.contains(layout.positions[:, slots]).flatten(0, 2).any(0)
 
 
 def position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:

@@ -178,7 +178,7 @@ class Rows:
         """The same rows as they were known when the cache was filled, without the tokens of this forward."""
         past = self.layout.q_offset
         known = replace(
-            self.layout, positions=self.layout.positions[:, :past], q_offset=0, kv_offset=0, kv_length=past
+            self.layout, positions=self.layout.positions[:, :past], q_offset=0, kv_offset=0, kv_length=past, held=None
         )
         later = self.layout.q_length
         return Rows(known, self.inputs, {**self.at_prefill}, later=later, prompt=self.prompt)
