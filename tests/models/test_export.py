@@ -16,7 +16,17 @@ from run_exported import REAL, backends
 from small_models import DENSE, TREE, make_model
 from torch import Tensor
 
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2Config,
+    Qwen3ForCausalLM,
+)
 from transformers.mask_patterns import Causal, Document, PerHead, Sink, SlidingWindow, from_function
 from transformers.mask_patterns.bundle import bundle
 from transformers.mask_patterns.config import WARNING, ConfigPattern, for_file
@@ -139,6 +149,8 @@ REFUSED = [
     ("saved", "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)", "would ignore it"),
     ("saved", "Qwen3ForCausalLM.from_pretrained(folder, attn_implementation='sdpa')", "would ignore it"),
     ("saved", "pipeline('text-generation', model=folder)", "stock transformers would ignore it"),
+    ("nested", "AutoModelForImageTextToText.from_pretrained(folder)", "stock transformers would ignore it"),
+    ("nested", "LlavaConfig.from_pretrained(folder)", "stock transformers would ignore it"),
 ]
 LOADED = [
     ("exported", "pipeline('text-generation', model=folder, trust_remote_code=True)", "TextGenerationPipeline"),
@@ -146,7 +158,8 @@ LOADED = [
 ]
 TRY_ALL = """
 import json, sys
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import LlavaConfig, Qwen3ForCausalLM, pipeline
 
 def said(folder, load):
     try:
@@ -166,6 +179,7 @@ def stock_said(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     model, tokenizer = make_model(mask_pattern=STREAMING), AutoTokenizer.from_pretrained(TOKENIZER)
     export_for_stock(model, folder / "exported", tokenizer)
     model.save_pretrained(folder / "saved")
+    make_llava(mask_pattern=STREAMING).save_pretrained(folder / "nested")
     tokenizer.save_pretrained(folder / "saved")
     questions = [(saved, load) for saved, load, _ in REFUSED + LOADED]
     asked = json.dumps([(str(folder / saved), load) for saved, load in questions])
@@ -202,6 +216,29 @@ def test_the_fork_reads_what_stock_refuses(layers: dict[str, Any], tmp_path: Pat
     loaded.mask_pattern = None
     loaded.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["layer_types"] == kinds
+
+
+def make_llava(**settings: Any) -> Any:
+    """A small model of images and text; the settings are of its text model."""
+    vision = CLIPVisionConfig(**SIZES, image_size=8, patch_size=4)
+    text = Qwen2Config(**SIZES, num_key_value_heads=1, vocab_size=40, **settings)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=39)
+    return LlavaForConditionalGeneration(config).eval()
+
+
+def test_the_fork_reads_a_pattern_inside_another_config(tmp_path: Path) -> None:
+    model = make_llava(mask_pattern=STREAMING)
+    model.save_pretrained(tmp_path)
+    assert model.config.text_config.layer_types == ["full_attention"]
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["text_config"]["layer_types"] == [WARNING, "full_attention"]
+    assert "layer_types" not in written
+    loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.config.text_config.layer_types == ["full_attention"]
+    with torch.no_grad():
+        logits, expected = loaded(TOKENS).logits, model(TOKENS).logits
+        assert torch.equal(logits, expected)
+        assert not torch.equal(logits, loaded(TOKENS, mask_pattern="native").logits)
 
 
 def test_a_config_without_layer_types_has_none_when_read_again() -> None:
