@@ -146,6 +146,61 @@ def test_a_config_of_a_model_that_does_not_take_a_pattern_refuses_it() -> None:
         LlamaForCausalLM(config)
 
 
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_pattern_set_later_in_the_config_of_a_model_that_does_not_take_one_is_refused(
+    backend: str, ids: Tensor
+) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, attn_implementation=backend)).eval()
+    with torch.no_grad():
+        native = model(ids).logits
+        model.config.mask_pattern = STREAMING
+        for part in (model, model.model):
+            with pytest.raises(UnsupportedMaskError, match=r"LlamaAttention .* did not read 'sink\(1\) \| sliding"):
+                part(ids)
+        model.config.mask_pattern = None
+        assert torch.equal(model(ids).logits, native)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "mamba"])
+def test_generate_refuses_a_pattern_set_later_in_the_config_of_such_a_model(family: str, ids: Tensor) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
+    config = AutoConfig.for_model(family, **sizes, num_attention_heads=4, state_size=4)
+    model = AutoModelForCausalLM.from_config(config)
+    model.config.mask_pattern = STREAMING
+    with pytest.raises(
+        UnsupportedMaskError, match=rf"`config.mask_pattern`: {type(model).__name__} does not take one"
+    ):
+        model.generate(ids, max_new_tokens=2, pad_token_id=0)
+
+
+@pytest.mark.parametrize("family", [*DENSE, *EXPERTS])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_call_with_upstreams_mask_is_not_taken_for_one_that_ignores_the_config(
+    family: str, checkpointing: bool, ids: Tensor
+) -> None:
+    for backend in ("eager", "sdpa"):
+        model = make_model(family, attn_implementation=backend, mask_pattern=STREAMING).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        loss = model(ids, labels=ids, mask_pattern="native").loss
+        loss.backward()
+        model.config.mask_pattern = None
+        torch.testing.assert_close(loss, model(ids, labels=ids).loss)
+
+
+def test_plain_causal_flash_attention_is_not_taken_for_one_that_ignores_the_config(ids: Tensor) -> None:
+    model, kwargs = make_model(mask_pattern="causal"), dict[str, Any]()
+    model.config._attn_implementation = "flash_attention_2"
+    assert hooks.masks(model.model, None, ids, model.model.embed_tokens(ids), None, None, kwargs) is None
+
+    def function(*_: Any, **given: Any) -> Any:
+        return given
+
+    wrapped: Any = hooks.attention_function(function)
+    assert wrapped(model.model.layers[0].self_attn, 1, 2, 3, None, scaling=4, **kwargs) == {"scaling": 4}
+
+
 def test_attention_functions_take_their_arguments_as_before() -> None:
     def function(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float = 1) -> Any:
         return module, query, key, value, attention_mask, scaling

@@ -85,13 +85,17 @@ def test_a_config_put_in_the_place_of_the_one_that_is_read_is_refused_where_they
     assert torch.equal(logits(model, ids), native)
     model.config.mask_pattern = STREAMING
     for cache in ("static", "dynamic"):
-        with pytest.raises(UnsupportedMaskError, match=r"the Qwen3ForCausalLM's config says 'sink\(1\).*says None. Set"):
+        with pytest.raises(
+            UnsupportedMaskError, match=r"the Qwen3ForCausalLM's config says 'sink\(1\).*says None. Set"
+        ):
             model.generate(ids, max_new_tokens=2, pad_token_id=0, cache_implementation=cache)
     said = logits(model, ids, mask_pattern=STREAMING)
     read.mask_pattern = STREAMING
     assert torch.equal(logits(model, ids), said)
     model.config.mask_pattern = None
-    with pytest.raises(UnsupportedMaskError, match=r"config says None, and that of its model, another object, says 's"):
+    with pytest.raises(
+        UnsupportedMaskError, match=r"config says None, and that of its model, another object, says 's"
+    ):
         model.model(ids)
 
 

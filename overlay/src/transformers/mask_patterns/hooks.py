@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .attention import AttentionFunction, attend
+from .attention import READ, AttentionFunction, attend
 from .errors import bad_argument
 from .forward import Forward
 from .generation import PROMPT, check_arguments, mask_preparation, tell_prompt
@@ -59,7 +59,8 @@ def masks(
     Args:
         model: the base model; its config says the backend, and the pattern unless the call or a subclass does.
         attention_mask: as the caller passed it: None, 2D, 3D, 4D, or masks that were prepared before.
-        kwargs: of the forward; `mask_pattern`, `mask_inputs` and what `tell_prompt` added are taken out of it.
+        kwargs: of the forward, which goes on with them to attention; `mask_pattern`, `mask_inputs` and what
+            `tell_prompt` added are taken out of it.
 
     Raises:
         ValueError: malformed masks, patterns or data.
@@ -81,18 +82,25 @@ def masks(
             raise bad_argument("mask_inputs", sorted(inputs), "a mask pattern that reads it", remedy)
         check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
-            return attention_mask
+            return _upstreams(model, attention_mask, kwargs)
         check_router(attention_mask, kwargs)
         lowered = forward.whole(attention_mask)
     else:
         check_combination(said, attention_mask)
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
-            return attention_mask
+            return _upstreams(model, attention_mask, kwargs)
         lowered = forward.patterns(
             said, plan, attention_mask, input_ids, position_ids, inputs, prompt, LeakWatch.of(model)
         )
     return dict.fromkeys(forward.layer_types, lowered)
+
+
+def _upstreams(model: Any, attention_mask: Any, kwargs: MutableMapping[str, Any]) -> Any:
+    """The caller's `attention_mask`, for upstream's own mask; `attend` hears that no pattern is ignored by that."""
+    if getattr(model.config, "mask_pattern", None) is not None:
+        kwargs[READ] = True
+    return attention_mask
 
 
 def mask_function(
