@@ -193,7 +193,11 @@ def test_plain_causal_flash_attention_is_not_taken_for_one_that_ignores_the_conf
     model, kwargs = make_model(mask_pattern="causal"), dict[str, Any]()
     model.config._attn_implementation = "flash_attention_2"
     assert hooks.masks(model.model, None, ids, model.model.embed_tokens(ids), None, None, kwargs) is None
-    wrapped: Any = hooks.attention_function(lambda *_, **given: given)
+
+    def function(*_: Any, **given: Any) -> Any:
+        return given
+
+    wrapped: Any = hooks.attention_function(function)
     assert wrapped(model.model.layers[0].self_attn, 1, 2, 3, None, scaling=4, **kwargs) == {"scaling": 4}
 
 

@@ -69,15 +69,16 @@ def attend(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionO
 
 def _check_nothing_ignored(module: Any, kwargs: Mapping[str, Any], read: bool) -> None:
     """Refuse a pattern that no forward has made a mask from."""
+    kind = type(module).__name__
     if kwargs.get("mask_pattern") is not None or kwargs.get("mask_inputs") is not None:
-        model = f"{type(module).__name__} belongs to a model that"
-        raise UnsupportedMaskError(f"`mask_pattern`: {model} does not take one, and would ignore it. {TAKERS}")
+        raise UnsupportedMaskError(
+            f"`mask_pattern`: {kind} belongs to a model that does not take one, and would ignore it. {TAKERS}"
+        )
     said = None if read else getattr(getattr(module, "config", None), "mask_pattern", None)
     if said is not None:
-        model = f"{type(module).__name__} belongs to a model that"
         raise UnsupportedMaskError(
-            f"`config.mask_pattern`: {model} did not read {said!r}, and would ignore it. {TAKERS} "
-            "Set config.mask_pattern = None for upstream's own mask."
+            f"`config.mask_pattern`: {kind} belongs to a model that did not read {said!r}, and would ignore it. "
+            f"{TAKERS} Set config.mask_pattern = None for upstream's own mask."
         )
 
 
