@@ -231,3 +231,11 @@ def test_the_future_is_found_without_the_whole_mask() -> None:
 def test_malformed_arguments_are_named(call: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Causal().check(8, **call)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("inside", [lambda p: p, lambda p: Causal() | p, lambda p: PerHead({0: p, "default": p})])
+def test_a_function_that_asks_for_its_head_needs_to_know_how_many_there_are(inside: Any) -> None:
+    pattern = inside(from_function(lambda b, h, q, k: (k <= q) | (h == 3)))
+    with pytest.raises(ValueError, match="`heads`: got 1; expected the model's number of query heads"):
+        pattern.check(4)
+    assert pattern.check(4, heads=4).future == (0, 1)

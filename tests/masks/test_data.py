@@ -95,7 +95,7 @@ LATER = torch.cat([PROMPT, torch.ones(2, 2, dtype=torch.bool)], dim=1)
 )  # fmt: skip
 def test_new_tokens_go_on(pattern: Pattern, name: str, prompt: list[list[int]], whole: list[list[int]]) -> None:
     """Documents and segments with the last token's; gist and global tokens there are no more."""
-    at_prefill: list[Tensor] = []
+    at_prefill: dict[str, list[Tensor]] = {}
     pattern.bind(Rows(Layout.of(2, 4, real=PROMPT), {name: torch.tensor(prompt)}, at_prefill))
     layout = Layout.of(2, 1, real=LATER, q_offset=5)
     gone_on = pattern.bind(Rows(layout, {name: torch.tensor(prompt)}, at_prefill))
@@ -106,7 +106,7 @@ def test_new_tokens_go_on(pattern: Pattern, name: str, prompt: list[list[int]], 
 
 
 def test_data_derived_from_tokens_is_not_made_longer() -> None:
-    at_prefill: list[Tensor] = []
+    at_prefill: dict[str, list[Tensor]] = {}
     tokens = torch.tensor([[5, 9, 5, 5], [5, 5, 9, 5]])
     Gist(token=9).bind(Rows(Layout.of(2, 4), {"input_ids": tokens}, at_prefill))
     with pytest.raises(ValueError, match=r"`input_ids`: got shape \(2, 4\); expected shape \(2, 6\)"):
@@ -206,3 +206,14 @@ def test_beyond_many_intervals_there_are_no_ranges_and_the_meaning_stays(pattern
     assert key_ranges(bound, layout.queries, layout) is None
     expected = torch.tensor([[bool(visible(q, k)) for k in range(80)] for q in range(80)])
     assert torch.equal(visible_grid(bound, layout)[0, 0], expected)
+
+
+@pytest.mark.parametrize(("pattern", "name"), [(Document(), "document_ids"), (SharedPrefix(), "segment_ids")])
+def test_data_of_cached_tokens_stays_what_it_was(pattern: Pattern, name: str) -> None:
+    at_prefill: dict[str, list[Tensor]] = {}
+    pattern.bind(Rows(Layout.of(2, 4, real=PROMPT), {name: IDS}, at_prefill))
+    later, layout = torch.cat([IDS, IDS[:, -2:]], dim=1), Layout.of(2, 1, real=LATER, q_offset=5)
+    pattern.bind(Rows(layout, {name: later}, at_prefill))
+    pattern.bind(Rows(layout, {name: later.where(LATER, 7)}, at_prefill))  # at padding it means nothing
+    with pytest.raises(ValueError, match=f"`{name}`: got other data for tokens in the cache"):
+        pattern.bind(Rows(layout, {name: torch.cat([1 - IDS, IDS[:, -2:]], dim=1)}, at_prefill))

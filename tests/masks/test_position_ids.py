@@ -43,7 +43,7 @@ CHAIN = Tree(2, [-1, 0, 0, 1, 1, 2])
         (Tree(8, []), "01234567"),
         (BlockDiffusion(3), "01230123"),
         (Document(IDS), "01201012"),
-        (Document(torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])), "01234567"),  # in pieces: nothing is implied
+        (Document(torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])), "00112233"),  # in pieces
         (Document(Causal(), IDS), "01201012"),
         (Document(BlockDiffusion(1), HALVES), "01010000"),
         (Document(SharedPrefix(torch.tensor([0, 1, 1, 2, 0, 1, 0, 1])), HALVES), "01210101"),
@@ -134,3 +134,15 @@ def test_a_node_stands_as_deep_as_its_ancestors(data: st.DataObject) -> None:
     expected = [*range(prefix), *(prefix + depth for depth in depths)]
     if expected:
         assert Tree(prefix, parents).position_ids(len(expected)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("kind", [Document, SharedPrefix, ParallelContext])
+def test_a_row_does_not_depend_on_its_neighbours(kind: type[Document | SharedPrefix | ParallelContext]) -> None:
+    rows = torch.tensor([[0, 1, 0, 2, 2], [0, 1, 1, 2, 2]])  # in pieces, and not
+    together = kind(rows).position_ids(5)
+    assert torch.equal(together, torch.cat([kind(row[None]).position_ids(5) for row in rows]))
+
+
+def test_rows_of_padding_alone_have_positions_too() -> None:
+    pattern, nothing = Document(Causal(), torch.zeros(2, 3, dtype=torch.long)), torch.zeros(2, 3)
+    assert pattern.position_ids(3, attention_mask=nothing).tolist() == [[0] * 3] * 2

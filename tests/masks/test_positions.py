@@ -200,7 +200,7 @@ IDS = torch.tensor([[0, 0, 1, 9], [9, 2, 2, 2]])
 
 
 def test_data_seen_at_prefill_goes_on_with_the_last_token() -> None:
-    seen: list[Tensor] = []
+    seen: dict[str, list[Tensor]] = {}
     Rows(Layout.of(2, 4, real=PROMPT), {"document_ids": IDS}, seen).per_token("document_ids")
     real = torch.cat([PROMPT, torch.ones(2, 2, dtype=torch.bool)], dim=1)
     later = Rows(Layout.of(2, 1, real=real, q_offset=5), {"document_ids": IDS}, seen).per_token("document_ids")
@@ -210,16 +210,16 @@ def test_data_seen_at_prefill_goes_on_with_the_last_token() -> None:
 
 @pytest.mark.parametrize("ids", [IDS, IDS[:, :3], IDS + 1])
 def test_short_data_not_seen_at_prefill_is_refused(ids: Tensor) -> None:
-    seen = [] if ids is IDS else [IDS]
+    seen: dict[str, list[Tensor]] = {} if ids is IDS else {"document_ids": [IDS]}
     rows = Rows(Layout.of(2, 2, q_offset=4), {"document_ids": ids}, seen)
     with pytest.raises(ValueError, match=r"`document_ids`: got shape .*; expected shape \(2, 6\)"):
         rows.per_token("document_ids")
 
 
 def test_data_is_remembered_at_prefill_only() -> None:
-    seen: list[Tensor] = []
+    seen: dict[str, list[Tensor]] = {}
     Rows(Layout.of(1, 1, q_offset=2), {"document_ids": torch.tensor([[0, 0, 1]])}, seen).per_token("document_ids")
-    assert seen == []
+    assert seen == {}
 
 
 @pytest.mark.parametrize("also", [PrefixLM(2), from_function(lambda b, h, q, k: q >= k)], ids=str)

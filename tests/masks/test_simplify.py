@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from random_masks import GROUPS, HEADS, Said, brute_force, inputs, said_patterns, unpadded
 
-from transformers.mask_patterns import Pattern
+from transformers.mask_patterns import Pattern, SlidingWindow
 from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.dense import key_ranges, visible_grid
 from transformers.mask_patterns.positions import Layout
@@ -90,3 +90,12 @@ def test_simplifying_never_says_more_claims_no_less_and_is_done_at_once(said: Sa
 def test_the_rules(text: str, simple: str | None) -> None:
     """Where no simpler text stands, there is none."""
     assert str(Pattern.parse(text).simplified()) == (simple or text)
+
+
+class Wider(SlidingWindow):
+    """A user's class, which may see otherwise than the one that it inherits from."""
+
+
+@pytest.mark.parametrize("own", [Wider(5) & SlidingWindow(2), Wider(2) | SlidingWindow(5)])
+def test_a_class_of_the_user_is_not_taken_for_the_librarys(own: Pattern) -> None:
+    assert own.simplified() == own

@@ -49,6 +49,9 @@ def generated(model: Any, ids: Tensor, real: Tensor) -> Iterator[tuple[str, Tens
     for cache in ("dynamic", "static"):
         yield f"greedy {cache}", model.generate(ids, cache_implementation=cache, **call)
     yield "documents", model.generate(ids, **documents, **call)
+    beams = {"num_beams": 3, "num_return_sequences": 2, "sequence_bias": {(7,): 3.0}}
+    yield "documents of beams", model.generate(ids, **documents, **beams, **call)
+    yield "new documents of beams", model.generate(ids, mask_pattern="causal & document(separator=7)", **beams, **call)
 
 
 def trained(model: Any, ids: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -146,6 +146,61 @@ def test_a_config_of_a_model_that_does_not_take_a_pattern_refuses_it() -> None:
         LlamaForCausalLM(config)
 
 
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_pattern_set_later_in_the_config_of_a_model_that_does_not_take_one_is_refused(
+    backend: str, ids: Tensor
+) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, attn_implementation=backend)).eval()
+    with torch.no_grad():
+        native = model(ids).logits
+        model.config.mask_pattern = STREAMING
+        for part in (model, model.model):
+            with pytest.raises(UnsupportedMaskError, match=r"LlamaAttention .* did not read 'sink\(1\) \| sliding"):
+                part(ids)
+        model.config.mask_pattern = None
+        assert torch.equal(model(ids).logits, native)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "mamba"])
+def test_generate_refuses_a_pattern_set_later_in_the_config_of_such_a_model(family: str, ids: Tensor) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64}
+    config = AutoConfig.for_model(family, **sizes, num_attention_heads=4, state_size=4)
+    model = AutoModelForCausalLM.from_config(config)
+    model.config.mask_pattern = STREAMING
+    with pytest.raises(
+        UnsupportedMaskError, match=rf"`config.mask_pattern`: {type(model).__name__} does not take one"
+    ):
+        model.generate(ids, max_new_tokens=2, pad_token_id=0)
+
+
+@pytest.mark.parametrize("family", [*DENSE, *EXPERTS])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_call_with_upstreams_mask_is_not_taken_for_one_that_ignores_the_config(
+    family: str, checkpointing: bool, ids: Tensor
+) -> None:
+    for backend in ("eager", "sdpa"):
+        model = make_model(family, attn_implementation=backend, mask_pattern=STREAMING).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        loss = model(ids, labels=ids, mask_pattern="native").loss
+        loss.backward()
+        model.config.mask_pattern = None
+        torch.testing.assert_close(loss, model(ids, labels=ids).loss)
+
+
+def test_plain_causal_flash_attention_is_not_taken_for_one_that_ignores_the_config(ids: Tensor) -> None:
+    model, kwargs = make_model(mask_pattern="causal"), dict[str, Any]()
+    model.config._attn_implementation = "flash_attention_2"
+    assert hooks.masks(model.model, None, ids, model.model.embed_tokens(ids), None, None, kwargs) is None
+
+    def function(*_: Any, **given: Any) -> Any:
+        return given
+
+    wrapped: Any = hooks.attention_function(function)
+    assert wrapped(model.model.layers[0].self_attn, 1, 2, 3, None, scaling=4, **kwargs) == {"scaling": 4}
+
+
 def test_attention_functions_take_their_arguments_as_before() -> None:
     def function(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float = 1) -> Any:
         return module, query, key, value, attention_mask, scaling
@@ -275,3 +330,29 @@ def test_a_compiled_model_obeys(backend: str, ids: Tensor) -> None:
         for pattern in (STREAMING, PrefixLM(3), Causal() & Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1]))):
             call = {"attention_mask": mask, "mask_pattern": pattern}
             torch.testing.assert_close(compiled(ids, **call).logits, model(ids, **call).logits)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"document_ids": None}, "`document_ids`: got an argument of its own; expected it within mask_inputs"),
+        ({"prefix_lengths": None}, "`prefix_lengths`: got an argument of its own"),
+        ({"mask_patterns": "causal"}, "`mask_patterns`: got an unknown argument; expected mask_pattern"),
+        ({"mask_input": {}}, "`mask_input`: got an unknown argument"),
+    ],
+)
+def test_arguments_that_can_only_mean_masks_are_not_passed_over(
+    call: dict[str, Any], message: str, ids: Tensor
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_model()(ids, mask_pattern="causal & document", **call)
+
+
+def test_layers_that_stand_elsewhere_than_they_say_are_refused(ids: Tensor) -> None:
+    model = make_model()
+    model.model.layers = torch.nn.ModuleList(reversed(model.model.layers))
+    with pytest.raises(UnsupportedMaskError, match="layer 0 of Qwen3Model says that it is layer 1"):
+        model(ids, mask_pattern={0: "causal", 1: "sink(2)"})
+    for place, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = place
+    assert model(ids, mask_pattern={0: "causal", 1: "sink(2)"}).logits.isfinite().all()

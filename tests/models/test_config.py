@@ -22,8 +22,10 @@ from transformers.mask_patterns import (
     PrefixLM,
     Sink,
     SlidingWindow,
+    UnsupportedMaskError,
     from_function,
 )
+from transformers.mask_patterns.library import Function
 
 
 STREAMING = Sink(1) | SlidingWindow(2)
@@ -75,6 +77,27 @@ def test_a_pattern_of_one_call_stays_with_that_call(ids: Tensor, tmp_path: Path)
     assert torch.equal(logits(model, ids), before)
     assert model.config.mask_pattern is None
     assert "mask_pattern" not in model.config.to_dict()
+
+
+def test_a_config_put_in_the_place_of_the_one_that_is_read_is_refused_where_they_differ(ids: Tensor) -> None:
+    model = make_model()
+    native, read = logits(model, ids), model.config
+    model.config = copy.deepcopy(read)
+    assert torch.equal(logits(model, ids), native)
+    model.config.mask_pattern = STREAMING
+    for cache in ("static", "dynamic"):
+        with pytest.raises(
+            UnsupportedMaskError, match=r"the Qwen3ForCausalLM's config says 'sink\(1\).*says None. Set"
+        ):
+            model.generate(ids, max_new_tokens=2, pad_token_id=0, cache_implementation=cache)
+    said = logits(model, ids, mask_pattern=STREAMING)
+    read.mask_pattern = STREAMING
+    assert torch.equal(logits(model, ids), said)
+    model.config.mask_pattern = None
+    with pytest.raises(
+        UnsupportedMaskError, match=r"config says None, and that of its model, another object, says 's"
+    ):
+        model.model(ids)
 
 
 def test_a_config_with_a_pattern_is_copied_and_pickled() -> None:
@@ -129,3 +152,20 @@ def test_configurations_are_read_without_torch(tmp_path: Path) -> None:
         "assert config.mask_pattern is None and config.model_type == 'qwen3'\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class Wider(SlidingWindow):
+    """A user's class, which sees one key more than its text would say."""
+
+
+@pytest.mark.parametrize("kind", ["a function named again", "a class of the user's", "a function with another's name"])
+def test_a_pattern_of_which_the_text_says_another_is_refused(kind: str) -> None:
+    first = from_function(lambda b, h, q, k: k <= q, name="named_again")
+    from_function(lambda b, h, q, k: k < q, name="named_again")
+    patterns = {
+        "a function named again": first,
+        "a class of the user's": Wider(3),
+        "a function with another's name": Function(lambda b, h, q, k: k < q, "causal"),
+    }
+    with pytest.raises(ValueError, match="would say another|cannot hold"):
+        Qwen3Config().mask_pattern = patterns[kind]

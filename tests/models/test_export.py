@@ -16,7 +16,17 @@ from run_exported import REAL, backends
 from small_models import DENSE, TREE, make_model
 from torch import Tensor
 
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2Config,
+    Qwen3ForCausalLM,
+)
 from transformers.mask_patterns import Causal, Document, PerHead, Sink, SlidingWindow, from_function
 from transformers.mask_patterns.bundle import bundle
 from transformers.mask_patterns.config import WARNING, ConfigPattern, for_file
@@ -26,6 +36,7 @@ from transformers.mask_patterns.export import export_for_stock
 SCRIPT = Path(__file__).with_name("run_exported.py")
 TOKENIZER = Path(__file__).resolve().parents[2] / "examples/tiny_qwen3/model"
 SIZES: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+TOKENS = torch.arange(3, 21).view(2, 9)
 STREAMING = Sink(1) | SlidingWindow(3)
 PATTERNS: dict[str, Any] = {
     "qwen2": {0: STREAMING, 1: "native"},
@@ -76,6 +87,59 @@ def test_stock_computes_what_the_fork_computes(family: str, computed: Any, ids: 
         assert torch.allclose(stock[f"{backend} left two parts"][real], stock[f"{backend} left one"][real], atol=1e-4)
 
 
+TOGETHER = {"one": STREAMING, "other": Causal() & ~Sink(1)}
+LOAD_TOGETHER = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+
+one, other = (AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True) for folder in sys.argv[1:3])
+instance = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+instance.get_mask_pattern = lambda input_ids, **inputs: "causal & ~sink(1)"
+
+class Subclass(type(one)):
+    def get_mask_pattern(self, input_ids, **inputs):
+        return "causal & ~sink(1)"
+
+models = {"one": one, "other": other, "instance": instance, "subclass": Subclass.from_pretrained(sys.argv[1])}
+ids, found = torch.load(sys.argv[3]), {}
+for backend in ("eager", "sdpa"):
+    for name, model in models.items():
+        model.eval().set_attn_implementation(backend)
+        with torch.no_grad():
+            found[f"{backend} {name}"] = model(ids).logits
+            found[f"{backend} {name} base"] = model.lm_head(model.model(ids).last_hidden_state)
+torch.save(found, sys.argv[4])
+"""
+
+
+@pytest.fixture(scope="module")
+def together(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """Logits of the models that stock loads from two folders in one process, by backend and model."""
+    folder = tmp_path_factory.mktemp("together")
+    for name, pattern in TOGETHER.items():
+        export_for_stock(make_model(mask_pattern=pattern), folder / name)
+    torch.save(TOKENS, folder / "ids.pt")
+    files = [folder / name for name in ("one", "other", "ids.pt", "found.pt")]
+    run(upstream, folder / "modules", "-c", LOAD_TOGETHER, *files)
+    found: dict[str, Tensor] = torch.load(folder / "found.pt")
+    return found
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("loaded", "says"), [("one", "one"), ("other", "other"), ("instance", "other"), ("subclass", "other")]
+)
+def test_models_of_two_folders_and_their_subclasses_say_their_own_masks(
+    loaded: str, says: str, backend: str, together: dict[str, Tensor]
+) -> None:
+    model = make_model(mask_pattern=TOGETHER[says])
+    model.set_attn_implementation(backend)
+    with torch.no_grad():
+        expected = model(TOKENS).logits
+    for called in (f"{backend} {loaded}", f"{backend} {loaded} base"):
+        assert torch.equal(together[called], expected)
+
+
 REFUSED = [
     ("exported", "AutoConfig.from_pretrained(folder)", "trust_remote_code=True"),
     ("exported", "AutoModelForCausalLM.from_pretrained(folder)", "trust_remote_code=True"),
@@ -85,6 +149,8 @@ REFUSED = [
     ("saved", "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)", "would ignore it"),
     ("saved", "Qwen3ForCausalLM.from_pretrained(folder, attn_implementation='sdpa')", "would ignore it"),
     ("saved", "pipeline('text-generation', model=folder)", "stock transformers would ignore it"),
+    ("nested", "AutoModelForImageTextToText.from_pretrained(folder)", "stock transformers would ignore it"),
+    ("nested", "LlavaConfig.from_pretrained(folder)", "stock transformers would ignore it"),
 ]
 LOADED = [
     ("exported", "pipeline('text-generation', model=folder, trust_remote_code=True)", "TextGenerationPipeline"),
@@ -92,7 +158,8 @@ LOADED = [
 ]
 TRY_ALL = """
 import json, sys
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import LlavaConfig, Qwen3ForCausalLM, pipeline
 
 def said(folder, load):
     try:
@@ -112,6 +179,7 @@ def stock_said(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     model, tokenizer = make_model(mask_pattern=STREAMING), AutoTokenizer.from_pretrained(TOKENIZER)
     export_for_stock(model, folder / "exported", tokenizer)
     model.save_pretrained(folder / "saved")
+    make_llava(mask_pattern=STREAMING).save_pretrained(folder / "nested")
     tokenizer.save_pretrained(folder / "saved")
     questions = [(saved, load) for saved, load, _ in REFUSED + LOADED]
     asked = json.dumps([(str(folder / saved), load) for saved, load in questions])
@@ -150,6 +218,29 @@ def test_the_fork_reads_what_stock_refuses(layers: dict[str, Any], tmp_path: Pat
     assert json.loads((tmp_path / "config.json").read_text())["layer_types"] == kinds
 
 
+def make_llava(**settings: Any) -> Any:
+    """A small model of images and text; the settings are of its text model."""
+    vision = CLIPVisionConfig(**SIZES, image_size=8, patch_size=4)
+    text = Qwen2Config(**SIZES, num_key_value_heads=1, vocab_size=40, **settings)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=39)
+    return LlavaForConditionalGeneration(config).eval()
+
+
+def test_the_fork_reads_a_pattern_inside_another_config(tmp_path: Path) -> None:
+    model = make_llava(mask_pattern=STREAMING)
+    model.save_pretrained(tmp_path)
+    assert model.config.text_config.layer_types == ["full_attention"]
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["text_config"]["layer_types"] == [WARNING, "full_attention"]
+    assert "layer_types" not in written
+    loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.config.text_config.layer_types == ["full_attention"]
+    with torch.no_grad():
+        logits, expected = loaded(TOKENS).logits, model(TOKENS).logits
+        assert torch.equal(logits, expected)
+        assert not torch.equal(logits, loaded(TOKENS, mask_pattern="native").logits)
+
+
 def test_a_config_without_layer_types_has_none_when_read_again() -> None:
     class Config:
         mask_pattern = ConfigPattern()
@@ -168,10 +259,15 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Pat
         pass
 
     named = from_function(lambda b, h, q, k: k <= q, name="mine_alone")
+    says, based = make_model(mask_pattern="causal"), make_model(mask_pattern="causal")
+    says.get_mask_pattern = based.model.get_mask_pattern = lambda input_ids, **inputs: Sink(1)
     for model, message in [
         (make_model(), "got no pattern in its config"),
         (make_model(mask_pattern=Causal() & ~named), "got the function 'mine_alone'"),
         (make_model(mask_pattern={0: PerHead({0: named, 1: "causal"}), 1: "native"}), "got the function 'mine_alone'"),
+        (says, "got a Qwen3ForCausalLM with a get_mask_pattern"),
+        (says.model, "got a Qwen3Model with a get_mask_pattern"),
+        (based, "got a Qwen3ForCausalLM with a get_mask_pattern"),
         (Mine(make_model(mask_pattern="causal").config), "got Mine; expected one of .*Qwen3ForCausalLM"),
         (LlamaForCausalLM(LlamaConfig(**SIZES)), "got LlamaForCausalLM; expected one of Qwen2 and Qwen3"),
         (torch.nn.Linear(1, 1), "got Linear"),

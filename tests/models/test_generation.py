@@ -192,3 +192,13 @@ def test_going_on_from_a_returned_cache(kind: str) -> None:
             out = generate(model, ids, mask, past_key_values=again, mask_pattern=pattern, **bias)
             whole = torch.cat([sequences, out.sequences[:, ids.shape[1] :]], dim=1)
             close(step_logits(out, ids.shape[1]), whole_logits(model, whole, mask, mask_pattern=pattern))
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_data_for_other_rows_than_the_callers_is_refused(bound: bool, ids: Tensor) -> None:
+    """Two beams of one row are not two rows: each would get the other's data."""
+    documents = torch.tensor([[0] * 9, [0] * 4 + [1] * 5])
+    call: dict[str, Any] = {"mask_pattern": Causal() & Document(documents if bound else None)}
+    call |= {} if bound else {"mask_inputs": {"document_ids": documents}}
+    with pytest.raises(ValueError, match="`document_ids`: got data for 2 rows; expected data for the 1 rows"):
+        make_model().generate(ids[:1], max_new_tokens=2, num_beams=2, pad_token_id=0, **call)

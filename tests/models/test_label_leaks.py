@@ -209,3 +209,11 @@ def test_training_without_a_pattern_still_compiles_to_one_graph(model: Any, ids:
 def test_compiled_training_warns_too(model: Any, ids: Tensor) -> None:
     compiled: Any = torch.compile(model, backend="eager")
     assert "8 of 16" in warnings_of(compiled, input_ids=ids, labels=ids, mask_pattern=PrefixLM(5))
+
+
+def test_what_an_earlier_forward_ran_is_not_held_against_a_native_one(ids: Tensor) -> None:
+    model = make_model().train()
+    with CaptureLogger(logging.get_logger("transformers.mask_patterns.training")) as log:
+        model(ids, mask_pattern=Bidirectional())
+        model(ids, labels=ids, mask_pattern="native")
+    assert not log.out

@@ -123,6 +123,14 @@ def test_a_copy_asks_the_owner_that_was_copied_with_it(twin_of: Any, plain: Any,
     assert set(twin.state_dict()) == set(plain.state_dict())
 
 
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_method_set_on_a_copy_is_asked(twin_of: Any, plain: Any, said: Tensor, ids: Tensor) -> None:
+    twin = twin_of(twin_of(plain))
+    twin.get_mask_pattern = lambda input_ids, **inputs: STREAMING
+    assert torch.equal(logits(twin, ids), said)
+    assert torch.equal(logits(plain, ids), logits(plain, ids, mask_pattern="native"))
+
+
 def test_a_base_model_put_into_another_model_asks_that_one(plain: Any, said: Tensor, ids: Tensor) -> None:
     model = subclassed(plain)
     model.model = Qwen3Model(plain.config).eval()
@@ -130,7 +138,31 @@ def test_a_base_model_put_into_another_model_asks_that_one(plain: Any, said: Ten
     assert torch.equal(logits(model, ids), said)
     native = logits(plain, ids)
     plain.model = model.model
+    del model
     assert torch.equal(logits(plain, ids), native)
+
+
+def test_two_models_that_share_a_base_model_are_refused_where_one_says_a_mask(plain: Any, ids: Tensor) -> None:
+    model, native = subclassed(plain), logits(plain, ids)
+    said = logits(model, ids)
+    plain.model = model.model
+    for shared in (model, plain, model.model):
+        with pytest.raises(UnsupportedMaskError, match="a Subclassed and a Qwen3ForCausalLM share this base model"):
+            shared(ids)
+    assert torch.equal(logits(model, ids, mask_pattern=STREAMING), said)
+    plain.model = copy.deepcopy(model.model)
+    assert torch.equal(logits(model, ids), said)  # it was put into another one, and taken out of there
+    assert torch.equal(logits(plain, ids), native)
+
+
+def test_two_models_that_say_nothing_share_a_base_model_as_upstream_does(plain: Any, ids: Tensor) -> None:
+    other, native = copy.deepcopy(plain), logits(plain, ids)
+    other.model = plain.model
+    assert torch.equal(logits(plain, ids), native)
+    assert torch.equal(logits(other, ids), native)
+    plain.get_mask_pattern = lambda input_ids, **inputs: STREAMING
+    with pytest.raises(UnsupportedMaskError, match="which of them is running is not known"):
+        other(ids)
 
 
 def test_a_wrapped_base_model_still_asks(plain: Any, said: Tensor, ids: Tensor) -> None:
@@ -160,6 +192,16 @@ def test_a_base_model_whose_owner_is_gone_says_so(plain: Any, ids: Tensor) -> No
         assert torch.equal(alone(ids).last_hidden_state, native)
 
 
+def test_a_base_model_whose_owner_is_gone_remembers_a_method_of_the_instance(ids: Tensor) -> None:
+    model = make_model()
+    model.get_mask_pattern = lambda input_ids, **inputs: STREAMING
+    base = model.model
+    base(ids)
+    del model
+    with pytest.raises(UnsupportedMaskError, match="the Qwen3ForCausalLM around this model"):
+        base(ids)
+
+
 def test_a_model_is_freed_when_it_is_dropped() -> None:
     model = subclassed(make_model())
     gone = weakref.ref(model.model)
@@ -175,3 +217,14 @@ def test_a_base_model_saved_alone_is_saved_as_upstream_saves_it(plain: Any) -> N
     saved = pickle.dumps(plain.model)
     assert b"Qwen3ForCausalLM" not in saved
     assert b"mask_patterns" not in saved
+
+
+def test_a_base_model_saved_without_the_owner_that_says_its_mask_says_so(plain: Any, ids: Tensor) -> None:
+    model = subclassed(plain)
+    saved = pickle.dumps(model.model)
+    assert b"lm_head" not in saved
+    base = pickle.loads(saved)
+    with pytest.raises(UnsupportedMaskError, match="the Subclassed around this model, whose get_mask_pattern says it"):
+        base(ids)
+    model.model = base
+    assert torch.equal(logits(model, ids), logits(plain, ids, mask_pattern=STREAMING))

@@ -10,7 +10,16 @@ from small_models import BACKENDS, make_model
 from torch import Tensor
 
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
-from transformers.mask_patterns import Causal, Document, Pattern, PerHead, Sink, SlidingWindow, UnsupportedMaskError
+from transformers.mask_patterns import (
+    Causal,
+    Document,
+    MaskedCache,
+    Pattern,
+    PerHead,
+    Sink,
+    SlidingWindow,
+    UnsupportedMaskError,
+)
 
 
 PROMPT, NEW, HEADS = 9, 5, 4
@@ -182,6 +191,17 @@ def test_keys_that_a_sliding_cache_has_dropped_are_refused(ids: Tensor) -> None:
     model = make_model(use_sliding_window=True, sliding_window=4, max_window_layers=0)
     with pytest.raises(UnsupportedMaskError, match=r"`attention_mask` shows keys that the cache has dropped.*Dynamic"):
         model.generate(ids, attention_mask=random_mask(), **SETTINGS)
+
+
+def test_keys_that_a_masked_cache_has_dropped_are_refused(ids: Tensor) -> None:
+    model, cache = make_model(), MaskedCache()
+    long = ids.repeat(1, 10)
+    for part in (long, ids):  # it drops before the second
+        model(part, past_key_values=cache, mask_pattern=SlidingWindow(2))
+    whole = torch.cat([long, ids, ids], dim=1)
+    mask = torch.ones(2, whole.shape[1], whole.shape[1], dtype=torch.bool).tril()
+    with pytest.raises(UnsupportedMaskError, match="a cache that has dropped keys fits no 4D mask"):
+        model.generate(whole, attention_mask=mask, past_key_values=cache, **SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Tree,
         from_function,
     )
+    from .masked_cache import MaskedCache
     from .pattern import Pattern
 
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "Document": "library",
     "Gist": "library",
     "GlobalTokens": "library",
+    "MaskedCache": "masked_cache",
     "ParallelContext": "library",
     "Pattern": "pattern",
     "PatternSyntaxError": "errors",
@@ -72,6 +74,7 @@ __all__ = [
     "Document",
     "Gist",
     "GlobalTokens",
+    "MaskedCache",
     "ParallelContext",
     "Pattern",
     "PatternSyntaxError",

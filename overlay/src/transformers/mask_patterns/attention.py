@@ -6,7 +6,7 @@ Every backend gets the mask in its own form; a query that sees nothing gets the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
@@ -18,6 +18,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from .errors import UnsupportedMaskError
 from .takers import TAKERS
 
+
+READ = "mask_pattern_read"  # an argument: the config's pattern was read, and upstream's own mask is meant
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +55,31 @@ def attend(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionO
     """Call `function`, upstream's own, with the mask of this layer; calls without masks of ours pass unchanged.
 
     Raises:
-        UnsupportedMaskError: `mask_pattern` has come this far, as the model's forward does not ask for it.
+        UnsupportedMaskError: a pattern has come this far, in the call or the config, as the model's forward does not
+            ask for it.
     """
     given = kwargs["attention_mask"] if "attention_mask" in kwargs else args[4] if len(args) > 4 else None
     if isinstance(given, LayerMasks):
         module, q, k, v, _ = args  # so the models call it whose forward makes these masks
         return given[module.layer_idx].attend(function, module, q, k, v, **kwargs)
-    if kwargs.get("mask_pattern") is not None or kwargs.get("mask_inputs") is not None:
-        model = f"{type(args[0]).__name__} belongs to a model that" if args else "this model"
-        raise UnsupportedMaskError(f"`mask_pattern`: {model} does not take one, and would ignore it. {TAKERS}")
+    read = kwargs.pop(READ, False)
+    _check_nothing_ignored(args[0] if args else kwargs.get("module"), kwargs, read)
     return function(*args, **kwargs)
+
+
+def _check_nothing_ignored(module: Any, kwargs: Mapping[str, Any], read: bool) -> None:
+    """Refuse a pattern that no forward has made a mask from."""
+    kind = type(module).__name__
+    if kwargs.get("mask_pattern") is not None or kwargs.get("mask_inputs") is not None:
+        raise UnsupportedMaskError(
+            f"`mask_pattern`: {kind} belongs to a model that does not take one, and would ignore it. {TAKERS}"
+        )
+    said = None if read else getattr(getattr(module, "config", None), "mask_pattern", None)
+    if said is not None:
+        raise UnsupportedMaskError(
+            f"`config.mask_pattern`: {kind} belongs to a model that did not read {said!r}, and would ignore it. "
+            f"{TAKERS} Set config.mask_pattern = None for upstream's own mask."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from .errors import UnsupportedMaskError
 from .inputs import Rows
 from .lowering.dense import grid
 from .pattern import Pattern
+from .positions import Layout
 
 
 _NAME = f"_mask_memory_of_{__name__}"  # an exported model on stock transformers has a library of its own
@@ -30,12 +31,12 @@ class CacheMemory:
     embeddings, end it.
 
     Args:
-        per_token: data passed at prefill, integers `(batch or 1, slots then)`.
+        per_token: data passed at prefill by its name, integers `(batch or 1, slots then)`.
         tokens: int64 `(batch or 1, slots)`.
         position_ids: integers `(batch or 1, slots)`.
     """
 
-    per_token: list[Tensor] = field(default_factory=list)
+    per_token: dict[str, list[Tensor]] = field(default_factory=dict)
     tokens: Tensor | None = None
     position_ids: Tensor | None = None
 
@@ -52,10 +53,11 @@ class CacheMemory:
 
     def clear(self) -> None:
         """Know nothing."""
-        self.per_token, self.tokens, self.position_ids = [], None, None
+        self.per_token, self.tokens, self.position_ids = {}, None, None
 
     def cut(self, slots: int) -> None:
         """Forget what lies behind the first `slots`."""
+        self.per_token = {name: [data[:, :slots] for data in seen] for name, seen in self.per_token.items()}
         self.tokens = None if self.tokens is None else self.tokens[:, :slots]
         self.position_ids = None if self.position_ids is None else self.position_ids[:, :slots]
 
@@ -65,7 +67,7 @@ class CacheMemory:
         def changed(data: Tensor) -> Tensor:
             return data if len(data) == 1 else change(data)
 
-        self.per_token = [changed(data) for data in self.per_token]
+        self.per_token = {name: [changed(data) for data in seen] for name, seen in self.per_token.items()}
         self.tokens = None if self.tokens is None else changed(self.tokens)
         self.position_ids = None if self.position_ids is None else changed(self.position_ids)
 
@@ -139,13 +141,32 @@ def check_cache(pattern: Pattern, bound: Pattern, rows: Rows) -> None:
             f"{revised[0]} may see position {revised[1]}, and both are in the cache. Pass use_cache=False, or put "
             "all in one forward."
         )
-    evicted = layout.positions[:, : layout.kv_offset]
-    if layout.kv_offset and bool(grid(bound, layout.queries, evicted, layout).any()):
+    dropped = layout.dropped
+    if dropped.shape[1] and bool(grid(bound, layout.queries, dropped, layout).any()):
         raise UnsupportedMaskError(
             f"mask_pattern={str(pattern)!r} shows keys that the cache has dropped: it keeps "
             f"{layout.kv_length - layout.q_length} of {layout.q_offset}. Use a cache that keeps all keys: "
             "DynamicCache() without a config, or use_sliding_window=False in the model's."
         )
+
+
+def lasting_slots(bound: Pattern, layout: Layout, slots: Tensor) -> Tensor:
+    """Which cached slots some query of this forward or of a later one may see, in any row or head.
+
+    Args:
+        bound: to this forward's data.
+        layout: of this forward.
+        slots: int64 `(any,)`, of earlier forwards.
+
+    Returns:
+        bool, of the shape of `slots`.
+    """
+    before = (layout.positions[:, : layout.q_offset] >= 0).sum(-1, keepdim=True)
+    first = torch.minimum(before, layout.counts[:, None] - 1).clamp(min=0)  # a row may have no new token
+    lasting = bound.lasting(first, layout.length, torch.arange(layout.batch, device=slots.device)[:, None])
+    if lasting is None:
+        return torch.ones_like(slots, dtype=torch.bool)
+    return lasting.contains(layout.positions[:, slots]).flatten(0, 2).any(0)
 
 
 def position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:

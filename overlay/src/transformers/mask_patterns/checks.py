@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .inputs import Rows
-from .lowering.dense import grid, key_ranges
+from .library import Function
+from .lowering.dense import grid, key_ranges, visible_grid
 from .pattern import Pattern
 from .positions import Layout
 from .ranges import Ranges
@@ -39,6 +40,13 @@ def shown(pattern: Pattern, layout: Layout) -> Ranges:
         if tiles[-1].start.shape[2] > MOST_INTERVALS:
             require_dense(layout.length)
     return Ranges.behind_each_other(tiles)
+
+
+def reads_head(pattern: Pattern) -> bool:
+    """Whether a user's function in a pattern asks which head it is for."""
+    if any(map(reads_head, pattern.parts)):
+        return True
+    return isinstance(pattern, Function) and visible_grid(pattern, Layout.of(1, 1, heads=2)).shape[1] > 1
 
 
 def network(patterns: Sequence[Pattern], rows: Rows, *, endless: bool = False) -> Network:

@@ -37,12 +37,18 @@ def for_file(config: Any) -> Any:
     """What to write to a `config.json` for `config`: with a pattern, a copy that stock transformers refuses to load.
 
     Stock reads `mask_pattern`, says nothing and runs its own mask. It does check `layer_types` against the kinds that
-    it knows, in every way to load a model, and its error quotes them.
+    it knows, in every way to load a model, and its error quotes them. The same holds of a configuration inside this
+    one, such as that of the text model in a model of images and text.
     """
-    if config.__dict__.get("mask_pattern") is None:
+    inner = {name: value for name, value in config.__dict__.items() if hasattr(type(value), "mask_pattern")}
+    changed = {name: marked for name, value in inner.items() if (marked := for_file(value)) is not value}
+    if config.__dict__.get("mask_pattern") is not None:
+        changed["layer_types"] = [WARNING, *(getattr(config, "layer_types", None) or [])]
+    if not changed:
         return config
     marked = copy.copy(config)
-    marked.layer_types = [WARNING, *(getattr(config, "layer_types", None) or [])]
+    for name, value in changed.items():
+        setattr(marked, name, value)
     return marked
 
 

@@ -18,6 +18,7 @@ from .bundle import bundle
 from .errors import bad_argument
 from .layers import parse_masks
 from .library import Function
+from .owners import spokesman
 
 
 _MODEL_TYPES = ("qwen2", "qwen3")  # their forward takes masks per layer, and their weights are saved as they are named
@@ -66,10 +67,11 @@ def export_for_stock(model: Any, folder: str | Path, tokenizer: Any = None) -> N
         tokenizer: or processor, saved beside the model.
 
     Raises:
-        ValueError: the model has no pattern, or code that is not in the folder: a class of the user's, or a
-            function in the pattern.
+        ValueError: the model has no pattern, or code that is not in the folder: a class of the user's, a
+            `get_mask_pattern`, or a function in the pattern.
     """
     family = _Family.of(model)
+    _check_method(model)
     _check_pattern(model.config)
     folder = Path(folder)
     model.save_pretrained(folder)
@@ -143,6 +145,12 @@ def _auto_classes(config: type) -> Iterator[tuple[str, type]]:
             mapping = getattr(transformers, name)._model_mapping
             if config in mapping and isinstance(mapping[config], type):
                 yield name, mapping[config]
+
+
+def _check_method(model: Any) -> None:
+    if spokesman(model.base_model) is not None:
+        remedy = "Its code is not exported: remove the method, and say the pattern in model.config.mask_pattern."
+        raise bad_argument("model", f"a {type(model).__name__} with a get_mask_pattern", "one without", remedy)
 
 
 def _check_pattern(config: Any) -> None:

@@ -23,8 +23,9 @@ from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import visible_grid
+from .masked_cache import MaskedCache
 from .pattern import Pattern
-from .positions import Layout
+from .positions import Held, Layout
 from .prompt_mask import PromptMask
 from .takers import layer_kinds, plan
 from .training import LeakWatch
@@ -89,6 +90,7 @@ class Forward:
         backend = self.backend(f"a {mask.ndim}D attention_mask")
 
         def lower(layout: Layout, _: LayerMask) -> LoweredMask:
+            _require_all_keys(layout)
             given = whole_mask(mask, layout, self.heads, self.embeds.dtype)
             given = replace(given, visible=given.visible & (layout.keys >= 0)[:, None, None])  # static: unfilled slots
             return self._lower_whole(given, layout.batch, backend)
@@ -104,12 +106,13 @@ class Forward:
             mask: the 2D mask that `generate()` keeps.
         """
         backend = self.backend("a whole attention_mask")
-        past, _, kv_length = self._geometry(0)
+        past, _, kv_length, _ = self._geometry(0)
         real_tokens(mask, len(self.embeds), past + self.embeds.shape[1], kv_length)  # it tells of another prompt
         plan = [Causal()] * len(self.plan(said)) if said is NATIVE else self._resolved(said)
 
         def lower(layout: Layout, pattern: LayerMask) -> LoweredMask:
             assert isinstance(pattern, Pattern)
+            _require_all_keys(layout)
             return self._lower_whole(given.part(layout, pattern, self.cache), layout.batch, backend)
 
         return self._layers(lower, None, plan)
@@ -132,7 +135,7 @@ class Forward:
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
         backend = self.backend(f"mask_pattern={str(said)!r}")
-        past, _, kv_length = self._geometry(0)
+        past, _, kv_length, _ = self._geometry(0)
         slots = past + self.embeds.shape[1]
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
         memory = CacheMemory.of(self.cache, past)
@@ -151,6 +154,9 @@ class Forward:
             return self._lower(bound, layout, backend)
 
         real = None if real is None or bool(real.all()) else real
+        if isinstance(self.cache, MaskedCache):
+            layout = self._layout(*self._geometry(0), real)
+            self.cache.forget(plan, Rows(layout, data, memory.per_token, read, prompt=prompt_rows))
         masks = self._layers(lower, real, plan, partial(self._own_mask, mask, position_ids))
         Rows(Layout.of(1, 0), data, read=read).require_all_read(said)
         if watch is not None:
@@ -219,9 +225,9 @@ class Forward:
                 made[keys[-1]] = lower(self._layout(*self._geometry(layer), real), mask)
         return LayerMasks(tuple(made[key] for key in keys))
 
-    def _layout(self, q_offset: int, kv_offset: int, kv_length: int, real: Tensor | None) -> Layout:
+    def _layout(self, q_offset: int, kv_offset: int, kv_length: int, held: Held | None, real: Tensor | None) -> Layout:
         batch, q_length, _ = self.embeds.shape
-        if kv_offset + kv_length < q_offset + q_length:
+        if held is None and kv_offset + kv_length < q_offset + q_length:
             name = type(self.cache).__name__
             raise UnsupportedMaskError(
                 f"past_key_values: a {name} lays its keys out in a way that patterns do not know."
@@ -235,19 +241,32 @@ class Forward:
             kv_length=kv_length,
             heads=self.heads,
             groups=int(self.config.num_key_value_heads),
+            held=held,
             device=self.embeds.device,
         )
 
-    def _geometry(self, layer: int) -> tuple[int, int, int]:
-        """Slot of the first query, first slot that a layer's keys hold after this forward's update, and how many."""
+    def _geometry(self, layer: int) -> tuple[int, int, int, Held | None]:
+        """Slot of the first query, and what a layer's keys hold after this forward's update; see `Layout`."""
         q_length = self.embeds.shape[1]
         if self.cache is None:
-            return 0, 0, q_length
+            return 0, 0, q_length, None
+        q_offset = int(self.cache.get_query_offset(layer))
+        held = self.cache.held(layer) if isinstance(self.cache, MaskedCache) else None
+        if held is not None:
+            return q_offset, 0, len(held.kept) + q_offset - held.since + q_length, held
         kv_length, kv_offset = self.cache.get_mask_sizes(q_length, layer)
-        return int(self.cache.get_query_offset(layer)), int(kv_offset), int(kv_length)
+        return q_offset, int(kv_offset), int(kv_length), None
+
+
+def _require_all_keys(layout: Layout) -> None:
+    """Refuse a whole mask of slots that are gone."""
+    if layout.held is not None:
+        raise UnsupportedMaskError(
+            "past_key_values: a cache that has dropped keys fits no 4D mask. Pass a DynamicCache."
+        )
 
 
 def _is_plain(layout: Layout) -> bool:
     """Whether SDPA's own causal flag means the same: no padding, and all queries there are, or just the last."""
-    full = layout.kv_offset == 0 and layout.kv_length == layout.slots and not layout.is_padded
+    full = layout.held is None and layout.kv_offset == 0 and layout.kv_length == layout.slots and not layout.is_padded
     return full and (layout.q_offset == 0 or layout.q_length == 1)

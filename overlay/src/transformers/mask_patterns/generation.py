@@ -26,7 +26,7 @@ def check_arguments(model: Any, arguments: MutableMapping[str, Any]) -> None:
     """Take what is ours out of the arguments of which `generate()` is about to ask who uses them.
 
     Raises:
-        UnsupportedMaskError: the model does not, and some models would drop them without a word.
+        UnsupportedMaskError: the model does not, and some models would drop them, or the config's, without a word.
     """
     given = [name for name in ("mask_pattern", "mask_inputs") if arguments.pop(name, None) is not None]
     if isinstance(arguments.get(PROMPT_ROWS), PromptRows):  # from the model that this one assists, as is the next
@@ -34,6 +34,8 @@ def check_arguments(model: Any, arguments: MutableMapping[str, Any]) -> None:
     if isinstance(arguments.get(PROMPT_MASK), PromptMask):
         del arguments[PROMPT_MASK]
         given.append("attention_mask")
+    if model.config.__dict__.get("mask_pattern") is not None:
+        given.append("config.mask_pattern")
     if given and not any(takes_masks(type(part)) for part in model.modules()):
         raise UnsupportedMaskError(f"`{given[0]}`: {type(model).__name__} does not take one. {TAKERS}")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .attention import AttentionFunction, attend
+from .attention import READ, AttentionFunction, LayerMasks, attend
 from .context import innermost
 from .errors import bad_argument
 from .forward import Forward
@@ -28,9 +28,9 @@ from .generation import (
 from .inputs import PromptRows
 from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
-from .owners import spokesman
+from .owners import configured, spokesman
 from .prompt_mask import PromptMask
-from .refusals import check_combination, check_no_inputs, check_prepared, check_router
+from .refusals import check_combination, check_keywords, check_no_inputs, check_order, check_prepared, check_router
 from .takers import check_config, computes_with_its_mask
 from .training import LeakWatch, loss_function
 
@@ -71,7 +71,7 @@ def masks(
     Args:
         model: the base model; its config says the backend, and the pattern where nothing else does.
         attention_mask: as the caller passed it: None, 2D, 3D, 4D, or masks that were prepared before.
-        kwargs: of the forward; `mask_pattern`, `mask_inputs` and what `generate()` adds are taken out of it.
+        kwargs: of the forward, which goes on with them to attention; what is ours is taken out of them.
 
     Raises:
         ValueError: malformed masks, patterns or data.
@@ -80,29 +80,52 @@ def masks(
     prompt_mask: PromptMask | None = kwargs.pop(PROMPT_MASK, None)
     of_call = kwargs.get("mask_pattern") is not None
     said, inputs, rows = _said(model, input_ids, attention_mask, kwargs)
+    check_keywords(kwargs)
     forward = Forward(model.config, inputs_embeds, past_key_values)
     plan = forward.plan(said)
     if prompt_mask is not None:
-        if not of_call and any(mask is not NATIVE for mask in plan):
-            check_combination(said, prompt_mask.given.visible)
-        check_no_inputs(inputs, " beside a whole attention_mask")
-        lowered = forward.behind_prompt(prompt_mask, said if of_call else NATIVE, attention_mask)
-        return dict.fromkeys(forward.layer_types, lowered)
-    if all(mask is NATIVE for mask in plan):
+        LeakWatch.forget(model)
+        lowered = _behind_prompt(forward, prompt_mask, said, of_call, inputs, attention_mask)
+    elif all(mask is NATIVE for mask in plan):
         check_no_inputs(inputs)
+        LeakWatch.forget(model)
         check_prepared(attention_mask, model.config)
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
-            return attention_mask
+            return _upstreams(model, attention_mask, kwargs)
         check_router(attention_mask, kwargs)
         lowered = forward.whole(attention_mask)
     else:
         check_combination(said, attention_mask)
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
         if is_upstreams and not _is_packed(attention_mask, position_ids):
-            return attention_mask
+            return _upstreams(model, attention_mask, kwargs)
         watch = LeakWatch.of(model)
         lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, rows, watch)
+    check_order(model)
     return dict.fromkeys(forward.layer_types, lowered)
+
+
+def _behind_prompt(
+    forward: Forward,
+    prompt_mask: PromptMask,
+    said: Masks | Own,
+    of_call: bool,
+    inputs: Mapping[str, Tensor],
+    attention_mask: Tensor,
+) -> LayerMasks:
+    """The masks of a `generate()` with a whole mask; what is `said` is for new tokens if the call says it."""
+    if not of_call and any(mask is not NATIVE for mask in forward.plan(said)):
+        check_combination(said, prompt_mask.given.visible)
+    check_no_inputs(inputs, " beside a whole attention_mask")
+    lowered: LayerMasks = forward.behind_prompt(prompt_mask, said if of_call else NATIVE, attention_mask)
+    return lowered
+
+
+def _upstreams(model: Any, attention_mask: Any, kwargs: MutableMapping[str, Any]) -> Any:
+    """The caller's `attention_mask`, for upstream's own mask; `attend` hears that no pattern is ignored by that."""
+    if getattr(model.config, "mask_pattern", None) is not None:
+        kwargs[READ] = True
+    return attention_mask
 
 
 def mask_function(
@@ -128,13 +151,24 @@ def _only(masks: Mapping[str, Any]) -> Any:
     return first
 
 
+def _inputs(kwargs: MutableMapping[str, Any]) -> Mapping[str, Tensor]:
+    """The `mask_inputs` of this call, taken out of its arguments."""
+    inputs: Mapping[str, Tensor] | None = kwargs.pop("mask_inputs", None)
+    if inputs is None:
+        return {}
+    if not isinstance(inputs, Mapping):
+        expected = "a mapping of names to tensors, such as {'document_ids': ids}"
+        raise bad_argument("mask_inputs", type(inputs).__name__, expected, "Name the data.")
+    return inputs
+
+
 def _for_every_row(inputs: Mapping[str, Tensor], rows: PromptRows | None) -> Mapping[str, Tensor]:
-    """The `mask_inputs` of a call, with a line for each row of the batch."""
+    """The same data, with a line for each row of the batch."""
     if absent := [name for name, tensor in inputs.items() if tensor is None]:
         raise bad_argument("mask_inputs", f"None for {absent}", "tensors", "Leave out what is not known.")
     if rows is None or rows.copies == 1:
         return inputs
-    return {name: rows.repeated(data) if isinstance(data, Tensor) else data for name, data in inputs.items()}
+    return {name: rows.repeated(name, data) if isinstance(data, Tensor) else data for name, data in inputs.items()}
 
 
 def _said(
@@ -145,7 +179,7 @@ def _said(
     With it come the data for it, and of which rows it speaks; all is taken out of the arguments.
     """
     rows: PromptRows | None = kwargs.pop(PROMPT_ROWS, None)
-    given, inputs = kwargs.pop("mask_pattern", None), kwargs.pop("mask_inputs", None) or {}
+    given, inputs = kwargs.pop("mask_pattern", None), _inputs(kwargs)
     if given is None and (scope := innermost(model)) is not None:
         given, inputs = scope.masks, {**scope.inputs, **inputs}
     inputs = _for_every_row(inputs, rows)
@@ -154,7 +188,7 @@ def _said(
         if given is not None and rows is not None:
             rows = replace(rows, copies=1)  # it has seen all rows
     if given is None:
-        given = getattr(model.config, "mask_pattern", None)
+        given = configured(model)
     return NATIVE if given is None else parse_masks(given), inputs, rows
 
 

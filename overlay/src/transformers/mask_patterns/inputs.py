@@ -17,6 +17,7 @@ from .positions import Layout
 _GIVEN_ANYWAY = {"input_ids", "position_ids"}  # every forward has them, whether or not the pattern looks
 _GO_ON = {"document_ids", "segment_ids"}  # new tokens take the last token's
 _END = {"gist_mask", "global_attention_mask"}  # new tokens have none
+PER_TOKEN = _GO_ON | _END
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,11 @@ class PerToken:
         """From `(rows, length)`, by position; `counts` as above."""
         starts = torch.arange(len(data), device=data.device) * data.shape[1]
         return cls(torch.cat([data.flatten(), data.new_tensor([-1])]), starts, counts.expand(len(data)))
+
+    def of_tokens(self, batch: Tensor, q: Tensor) -> Tensor:
+        """By row and position, int64 as the two together; what is said at -1, padding, means nothing."""
+        found: Tensor = self[batch, q.clamp(min=0)]
+        return found
 
     def __getitem__(self, place: tuple[Any, Any]) -> Any:
         row, position = place
@@ -87,10 +93,15 @@ class PromptRows:
     slots: int
     copies: int
 
-    def repeated(self, data: Tensor) -> Tensor:
+    def repeated(self, name: str, data: Tensor) -> Tensor:
         """Data for the rows of the caller's batch, with a line for every row that they became."""
-        for_callers = data.ndim > 0 and 1 < len(data) == len(self.counts) // self.copies
-        return data.repeat_interleave(self.copies, dim=0) if for_callers and self.copies > 1 else data
+        callers = len(self.counts) // self.copies
+        if self.copies == 1 or data.ndim == 0 or len(data) == 1:
+            return data
+        if len(data) != callers:
+            expected = f"data for the {callers} rows that generate() was given"
+            raise bad_argument(name, f"data for {len(data)} rows", expected, "It follows the rows by itself.")
+        return data.repeat_interleave(self.copies, dim=0)
 
 
 class RowData(Protocol):
@@ -141,7 +152,7 @@ class Rows:
 
     layout: Layout
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
-    at_prefill: list[Tensor] = field(default_factory=list)
+    at_prefill: dict[str, list[Tensor]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     later: int = 0
     prompt: PromptRows | None = None
@@ -167,10 +178,10 @@ class Rows:
         """The same rows as they were known when the cache was filled, without the tokens of this forward."""
         past = self.layout.q_offset
         known = replace(
-            self.layout, positions=self.layout.positions[:, :past], q_offset=0, kv_offset=0, kv_length=past
+            self.layout, positions=self.layout.positions[:, :past], q_offset=0, kv_offset=0, kv_length=past, held=None
         )
         later = self.layout.q_length
-        return Rows(known, self.inputs, list(self.at_prefill), later=later, prompt=self.prompt)
+        return Rows(known, self.inputs, {**self.at_prefill}, later=later, prompt=self.prompt)
 
     def require_all_read(self, pattern: object) -> None:
         """Refuse data that no part of the pattern has read: misspelled, or meant for a pattern that is not there.
@@ -212,14 +223,19 @@ class Rows:
         if data.ndim != 2 or len(data) not in (1, self.layout.batch):
             expected = f"shape ({self.layout.batch}, {slots}), shaped like input_ids"
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give every row its own line.")
-        if data.shape[1] < slots and name in _GO_ON | _END and self._is_known(data):
+        if data.shape[1] < slots and name in PER_TOKEN and self._is_known(name, data):
             return PerToken.of(self._go_on(name, data), self.counts)
         if data.shape[1] != slots:
             expected = f"shape ({self.layout.batch}, {slots})"
             remedy = "It covers everything so far, cached tokens and padding too, as attention_mask does."
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, remedy)
         if self.layout.q_offset == 0:
-            self.at_prefill.append(data.clone())  # what the caller later writes into it was not seen
+            self.at_prefill.setdefault(name, []).append(
+                data.clone()
+            )  # what the caller later writes into it was not seen
+        elif not self._agrees(name, data):
+            got, expected = "other data for tokens in the cache", "what it was when they came"
+            raise bad_argument(name, got, expected, "Pass use_cache=False, or begin with an empty cache.")
         return PerToken.of(self.layout.by_position(data), self.counts)
 
     def _find(self, name: str, own: Tensor | None) -> Tensor | None:
@@ -236,12 +252,22 @@ class Rows:
                 name, got, "a tensor of integers", f"Pass torch.tensor(..., dtype=torch.long) as {name}."
             )
         data = data.to(self.layout.positions.device, torch.int64)
-        return data if self.prompt is None else self.prompt.repeated(data)
+        return data if own is None or self.prompt is None else self.prompt.repeated(name, data)
 
-    def _is_known(self, data: Tensor) -> bool:
+    def _is_known(self, name: str, data: Tensor) -> bool:
         if self.prompt is not None and data.shape[1] == self.prompt.slots:
             return True
-        return any(data.shape == seen.shape and torch.equal(data, seen) for seen in self.at_prefill)
+        return any(data.shape == seen.shape and torch.equal(data, seen) for seen in self.at_prefill.get(name, ()))
+
+    def _agrees(self, name: str, data: Tensor) -> bool:
+        """Whether data says of cached tokens what it said when they came, as far as that is known."""
+        seen = self.at_prefill.get(name, ())
+        return not seen or any(self._is_continued(before, data) for before in seen)
+
+    def _is_continued(self, before: Tensor, data: Tensor) -> bool:
+        slots = min(before.shape[1], self.layout.q_offset)
+        differs = before[:, :slots] != data[:, :slots]
+        return not bool((differs & (self.layout.positions[:, :slots] >= 0)).any())
 
     def _go_on(self, name: str, data: Tensor) -> Tensor:
         """Data of the prompt, by position, with the last token's value, or 0, for all tokens since."""

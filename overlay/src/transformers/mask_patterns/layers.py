@@ -187,7 +187,14 @@ def _text(pattern: Pattern) -> str:
             "functions. Bind data per call - model(..., mask_pattern=...) or mask_inputs={...} - and name a function: "
             "from_function(f, name='my_mask')."
         )
-    return str(Pattern.parse(str(pattern)))  # raises on one too long or too deep to be read back
+    read = Pattern.parse(str(pattern))  # raises on one too long or too deep to be read back
+    if read != pattern:
+        expected = "a pattern that its text says: classes of the library, and the latest function of each name"
+        remedy = "Make a pattern of your own with from_function(f, name='my_mask'), and name every function otherwise."
+        raise bad_argument(
+            "mask_pattern", f"{pattern!r}, of which {str(pattern)!r} would say another", expected, remedy
+        )
+    return str(read)
 
 
 def _is_saved(value: LayerMask) -> bool:

@@ -60,6 +60,14 @@ class Pattern(Drawable, ABC):
         """
         return None
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        """Of the keys before each query, those that it or any later query may see: a cache need not keep others.
+
+        It may say too many, never too few, of a bound pattern whatever tokens and data come later; None: all of them.
+        What it says of keys behind the query is not looked at. Arguments as for `ranges`.
+        """
+        return None
+
     def bind(self, rows: RowData) -> Pattern:
         """This pattern with the data of one forward, checked and indexed by position.
 
@@ -250,7 +258,7 @@ class Pattern(Drawable, ABC):
 
 def _same(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu())
     return type(a) is type(b) and a == b
 
 
@@ -311,6 +319,10 @@ class And(_Nary):
     def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
         return self._reduced(and_, [part.ranges(q, length, batch) for part in self.parts])  # type: ignore[no-any-return]
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        said = [part.lasting(q, length, batch) for part in self.parts]
+        return reduce(and_, known) if (known := [keys for keys in said if keys is not None]) else None
+
     @property
     def causal(self) -> bool:
         return any(part.causal for part in self.parts)
@@ -327,6 +339,9 @@ class Or(_Nary):
 
     def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
         return self._reduced(or_, [part.ranges(q, length, batch) for part in self.parts])  # type: ignore[no-any-return]
+
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        return self._reduced(or_, [part.lasting(q, length, batch) for part in self.parts])  # type: ignore[no-any-return]
 
     @property
     def causal(self) -> bool:

@@ -14,6 +14,34 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class Held:
+    """The slots that a cache holds which drops some of them: `kept`, and all from `since` on.
+
+    Args:
+        kept: int64 `(any,)`, ascending and below `since`.
+    """
+
+    kept: Tensor
+    since: int
+
+    @property
+    def is_all(self) -> bool:
+        """Whether none was dropped."""
+        return len(self.kept) == self.since
+
+    @cached_property
+    def dropped(self) -> Tensor:
+        """The slots that are no longer held, int64 `(any,)`."""
+        gone = torch.ones(self.since, dtype=torch.bool, device=self.kept.device)
+        gone[self.kept] = False
+        return gone.nonzero()[:, 0]
+
+    def slots(self, end: int) -> Tensor:
+        """The slots held below `end`, in the order of the key/value tensors, int64 `(any,)`."""
+        return torch.cat([self.kept, torch.arange(self.since, end, device=self.kept.device)])
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where the tokens of one forward lie.
 
@@ -26,6 +54,7 @@ class Layout:
         kv_length: how many slots they hold; slots not filled yet (static caches) have position -1.
         heads: query heads.
         groups: key/value heads; each serves `heads // groups` query heads.
+        held: what they hold, where that is not all slots from `kv_offset` on.
     """
 
     positions: Tensor
@@ -35,6 +64,7 @@ class Layout:
     kv_length: int
     heads: int = 1
     groups: int = 1
+    held: Held | None = None
 
     @classmethod
     def of(
@@ -48,6 +78,7 @@ class Layout:
         kv_length: int | None = None,
         heads: int = 1,
         groups: int = 1,
+        held: Held | None = None,
         device: torch.device | None = None,
     ) -> Layout:
         """The layout of `q_length` queries behind `q_offset` cached slots; `real` is bool `(batch, slots)`."""
@@ -56,7 +87,7 @@ class Layout:
         else:
             positions = (real.cumsum(-1) - 1).masked_fill(~real, -1)
         kv_length = q_offset + q_length if kv_length is None else kv_length
-        return cls(positions, batch, q_offset, kv_offset, kv_length, heads, groups)
+        return cls(positions, batch, q_offset, kv_offset, kv_length, heads, groups, held)
 
     @property
     def slots(self) -> int:
@@ -76,8 +107,15 @@ class Layout:
     @property
     def keys(self) -> Tensor:
         """Positions of what the key/value tensors hold, int64 `(batch or 1, kv_length)`, -1 where that is no token."""
+        if self.held is not None:
+            return self.positions[:, self.held.slots(self.slots)]
         held = self.positions[:, self.kv_offset : self.kv_offset + self.kv_length]
         return torch.nn.functional.pad(held, (0, self.kv_length - held.shape[1]), value=-1)
+
+    @property
+    def dropped(self) -> Tensor:
+        """Positions of what the cache has dropped, int64 `(batch or 1, any)`, -1 at padding."""
+        return self.positions[:, : self.kv_offset] if self.held is None else self.positions[:, self.held.dropped]
 
     @cached_property
     def counts(self) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import UnsupportedMaskError, bad_argument
+from .inputs import PER_TOKEN
 from .layers import Masks, Own
 
 
@@ -32,6 +33,39 @@ def check_no_inputs(inputs: Mapping[str, Tensor], beside: str = "") -> None:
     if inputs:
         remedy = "Pass mask_pattern=... too, or leave mask_inputs out."
         raise bad_argument("mask_inputs", f"{sorted(inputs)}{beside}", "a mask pattern that reads it", remedy)
+
+
+_DATA = {*PER_TOKEN, "prefix_lengths", "tree_prefix", "tree_parents"}
+
+
+def check_keywords(kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that a forward would pass on and never read, though they can only mean our masks.
+
+    Raises:
+        ValueError: data beside the batch in place of `mask_inputs`, or a misspelled `mask_pattern` or `mask_inputs`.
+    """
+    for name in kwargs:
+        if name in _DATA:
+            remedy = f"Pass mask_inputs={{{name!r}: ...}}."
+            raise bad_argument(name, "an argument of its own", "it within mask_inputs", remedy)
+        if name.startswith(("mask_pattern", "mask_input")):
+            raise bad_argument(name, "an unknown argument", "mask_pattern or mask_inputs", "Spell it so.")
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def check_order(model: Any) -> None:
+    """Refuse layers that stand elsewhere than they say: each finds its own mask, and its cache, by its number.
+
+    Raises:
+        UnsupportedMaskError: a layer was moved, copied or taken out.
+    """
+    for place, layer in enumerate(model.layers[: model.config.num_hidden_layers]):
+        said = layer.self_attn.layer_idx
+        if said != place:
+            raise UnsupportedMaskError(
+                f"layer {place} of {type(model).__name__} says that it is layer {said}, so masks and caches would be "
+                f"mixed up. Number the layers in order: model.layers[{place}].self_attn.layer_idx = {place}."
+            )
 
 
 def check_router(mask: Tensor, kwargs: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .checks import first_pair, label_leaks, network, shown
+from .checks import first_pair, label_leaks, network, reads_head, shown
 from .errors import bad_argument
 from .explicit import real_tokens
 from .inputs import Rows
@@ -56,6 +56,9 @@ class Question:
         )
         mask = self.attention_mask
         real = None if mask is None else real_tokens(mask, batch, self.length, self.length)
+        if self.heads == 1 and any(map(reads_head, patterns)):
+            expected = "the model's number of query heads, as a function in the pattern asks which one it is for"
+            raise bad_argument("heads", "1", expected, "Say heads=model.config.num_attention_heads.")
         heads = max(pattern.head_counts(self.heads)[0] for pattern in set(patterns))
         groups = min(pattern.head_counts(heads)[1] for pattern in set(patterns))
         return Layout.of(batch, self.length, real=real, heads=heads, groups=groups)

@@ -20,10 +20,10 @@ def simplify(pattern: Pattern) -> Pattern:
         return inner.inner if isinstance(inner, Not) else _OPPOSITE.get(inner, Not(inner))
     if isinstance(pattern, And | Or):
         return _combined(type(pattern), pattern.parts)
-    if isinstance(pattern, Document) and isinstance(pattern.inner, Pattern):
+    if type(pattern) is Document and isinstance(pattern.inner, Pattern):
         inner = simplify(pattern.inner)
         return replace(pattern, inner=None if inner == EVERYTHING else inner)
-    if isinstance(pattern, PerHead):
+    if type(pattern) is PerHead:
         return _per_head(pattern)
     return _SAME.get(str(pattern), pattern) if isinstance(pattern, tuple(_KINDS)) else pattern
 
@@ -93,13 +93,13 @@ def _merged(kind: type[And] | type[Or], parts: list[Pattern]) -> Collection[Patt
 
 def _family(pattern: Pattern) -> tuple[str, bool] | None:
     """Patterns of one family are nested in each other by their size."""
-    if isinstance(pattern, SlidingWindow):
+    if type(pattern) is SlidingWindow:
         return "sliding_window", pattern.symmetric
-    if isinstance(pattern, Sink):
+    if type(pattern) is Sink:
         return "sink", False
-    if isinstance(pattern, PrefixLM) and isinstance(pattern.length, int):
+    if type(pattern) is PrefixLM and isinstance(pattern.length, int):
         return "prefix_lm", False
-    if isinstance(pattern, GlobalTokens) and isinstance(pattern.count, int):
+    if type(pattern) is GlobalTokens and isinstance(pattern.count, int):
         return "global_tokens", False
     return None
 

@@ -28,7 +28,7 @@ from .hooks import masks
 
 
 _FUNCTIONS = AttentionInterface()
-_PREFIX = "mask_patterns|"
+_PREFIX = f"mask_patterns|{__name__}|"  # of every exported folder its own: they know only masks that they made
 
 
 def on_stock(mixin: type) -> type:
@@ -94,6 +94,7 @@ class MaskedHead:
         if not isinstance(self.base_model, self.base_class):
             self.base_model.__class__ = self.base_class  # a second one would cost its weights twice
             obey_masks(self.base_model)
+            setattr(self, self.base_model_prefix, self.base_model)  # again: `owners` links what takes masks
 
     def _validate_model_kwargs(self, model_kwargs: Mapping[str, Any]) -> None:
         """Refuse misspelled arguments of `generate`, which knows those of upstream's forward."""

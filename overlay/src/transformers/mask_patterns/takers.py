@@ -13,7 +13,7 @@ TAKERS = "Qwen2, Qwen3 and their MoE siblings take one."
 
 
 def takes_masks(kind: type) -> bool:
-    """Whether models of this class ask for their masks: the code of their forward, or of one above it, imports us.
+    """Whether models of this class ask for their masks: their forward, or one above it, imports us or is ours.
 
     The code decides, not a mark beside it, as upstream generates models from one another, and marks come along
     where the forward does not.
@@ -21,7 +21,12 @@ def takes_masks(kind: type) -> bool:
     if computes_with_its_mask(kind):
         return False
     forwards = (unwrap(vars(base)["forward"]) for base in kind.__mro__ if "forward" in vars(base))
-    return any("mask_patterns" in forward.__code__.co_names for forward in forwards if hasattr(forward, "__code__"))
+    return any(_asks(forward) for forward in forwards if hasattr(forward, "__code__"))
+
+
+def _asks(forward: Any) -> bool:
+    ours: bool = forward.__module__.rpartition(".")[0] == __package__  # `standalone.MaskedModel`, of exported models
+    return ours or "mask_patterns" in forward.__code__.co_names
 
 
 def computes_with_its_mask(kind: type) -> bool:

@@ -58,6 +58,13 @@ class LeakWatch:
             object.__setattr__(model, "_leak_watch", cls())
         return model._leak_watch  # type: ignore[return-value]
 
+    @staticmethod
+    def forget(model: torch.nn.Module) -> None:
+        """A forward ran upstream's own mask: what was seen before is not what the next loss is of."""
+        watch: LeakWatch | None = getattr(model, "_leak_watch", None)
+        if watch is not None:
+            watch.seen = None
+
     def __reduce__(self) -> tuple[type[LeakWatch], tuple[()]]:
         return LeakWatch, ()  # a copied or saved model keeps no batch
 

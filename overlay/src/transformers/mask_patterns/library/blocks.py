@@ -38,6 +38,9 @@ class Chunked(Named):
     def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         return Ranges.single(q // self.size * self.size, q + 1, length)
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
+        return Ranges.single(q // self.size * self.size, torch.full_like(q, length), length)
+
     @property
     def causal(self) -> bool:
         return True

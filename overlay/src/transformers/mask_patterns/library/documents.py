@@ -53,9 +53,10 @@ class Document(Sampled):
             object.__setattr__(self, "ids", self.ids[None])
 
     def bind(self, rows: RowData) -> Pattern:
-        documents = Groups.of(self._document_ids(rows))
+        given = None if self.separator is not None else rows.per_token("document_ids", self.ids)
+        documents = Groups.of(self._derived_ids(rows) if given is None else given)
         if not isinstance(self.inner, Pattern):
-            return _BoundDocument(documents)
+            return _BoundDocument(documents, may_return=given is not None)
         if documents.runs.most > 1:
             raise bad_argument(
                 "document_ids",
@@ -65,12 +66,10 @@ class Document(Sampled):
             )
         return _bound_inside(self.inner, documents, rows)
 
-    def _document_ids(self, rows: RowData) -> PerToken:
+    def _derived_ids(self, rows: RowData) -> PerToken:
+        """From separators or positions: they count up."""
         if self.separator is not None:
             return self._separated(rows, self.separator)
-        ids = rows.per_token("document_ids", self.ids)
-        if ids is not None:
-            return ids
         positions = rows.per_token("position_ids")
         if positions is None:
             self._missing("document_ids", "Or say document(separator=TOKEN).")
@@ -88,10 +87,11 @@ class Document(Sampled):
 
 @dataclass(frozen=True, eq=False)
 class _BoundDocument(Bound):
-    """`Document` with the documents of this forward."""
+    """`Document` with the documents of this forward; those that `may_return` can go on after another has begun."""
 
     word: ClassVar[str] = "document"
     documents: Groups
+    may_return: bool
 
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         return self.documents.ids[batch, q] == self.documents.ids[batch, k]
@@ -101,8 +101,11 @@ class _BoundDocument(Bound):
             return None
         return self.documents.same(q, length, batch)
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        return None if self.may_return else self.documents.same(q, length, batch)
+
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
-        return None if self.documents.runs.most > 1 else q - self.documents.begin(q, batch)
+        return self.documents.rank.of_tokens(batch, q)
 
 
 def _bound_inside(inner: Pattern, documents: Groups, rows: RowData) -> Pattern:
@@ -145,7 +148,17 @@ class _BoundInside(Bound):
         inner = self.inner.ranges(q - start, self.longest, document)
         return None if inner is None else inner.moved(start, length) & self.documents.same(q, length, batch)
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        if len(self.start) == 0:
+            return None
+        document = self.documents.group[batch, q.clamp(min=0)].clamp(max=len(self.start) - 1)
+        start, own = self.start[document], self.documents.same(q, length, batch)
+        inner = self.inner.lasting(q - start, self.longest, document)
+        return own if inner is None else inner.moved(start, length) & own
+
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor:
+        if len(self.start) == 0:  # no row has a token
+            return q
         document = self.documents.group[batch, q.clamp(min=0)].clamp(max=len(self.start) - 1)
         at = q - self.start[document]
         inner = self.inner.rotary(at, document)

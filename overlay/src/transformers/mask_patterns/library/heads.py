@@ -125,6 +125,11 @@ class _BoundPerHead(Bound):
             return None
         return Ranges.per_head([known[owner].of_head(head) for head, owner in enumerate(self.owners)])
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        said = [pattern.lasting(q, length, batch) for pattern in self.patterns]
+        known = [keys for keys in said if keys is not None]
+        return reduce(or_, known) if len(known) == len(said) else None  # heads share their slots
+
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
         return agreed([pattern.rotary(q, batch) for pattern in self.patterns])
 

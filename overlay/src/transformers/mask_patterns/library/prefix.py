@@ -135,6 +135,11 @@ class _BoundGist(Bound):
         start = self.first[batch].where(q > self.last[batch], 0)
         return Ranges.single(start, q + 1, length)
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
+        # a gist token right behind the last one may still come; a later one would revise what is in the cache
+        start = self.first[batch].where(q > self.last[batch] + 1, 0)
+        return Ranges.single(start, torch.full_like(start, length), length)
+
     @property
     def causal(self) -> bool:
         return True

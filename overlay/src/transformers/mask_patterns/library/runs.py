@@ -60,11 +60,13 @@ class Groups:
     Args:
         ids: of the tokens, as given.
         group: of the tokens; its numbers are those of `runs`.
+        rank: of each token among those of its group.
         runs: of each group.
     """
 
     ids: PerToken
     group: PerToken
+    rank: PerToken
     runs: Runs
 
     @classmethod
@@ -73,14 +75,19 @@ class Groups:
         dense = ids.values.unique(return_inverse=True)[1]
         key = row * len(ids.values) + ids.mapped(dense)[row, position]
         names, group = key.unique(return_inverse=True)
-        values = torch.full_like(ids.values, len(names))
-        values[ids.starts[row] + position] = group
-        return cls(ids, ids.mapped(values), Runs.of(row, position, group, len(names)))
+        order = group.argsort(stable=True)
+        counts = group.bincount(minlength=len(names))
+        rank = torch.empty_like(group)
+        rank[order] = torch.arange(len(group), device=row.device) - (counts.cumsum(0) - counts)[group[order]]
+
+        def by_token(values: Tensor, elsewhere: int) -> PerToken:
+            filled = torch.full_like(ids.values, elsewhere)
+            filled[ids.starts[row] + position] = values
+            return ids.mapped(filled)
+
+        runs = Runs.of(row, position, group, len(names))
+        return cls(ids, by_token(group, len(names)), by_token(rank, 0), runs)
 
     def same(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         """The tokens that have each query's id."""
         return self.runs.at(self.group[batch, q.clamp(min=0)], length)
-
-    def begin(self, q: Tensor, batch: Tensor) -> Tensor:
-        """The first position of each query's group, int64 as `q`."""
-        return self.runs.start[0][self.group[batch, q.clamp(min=0)]]

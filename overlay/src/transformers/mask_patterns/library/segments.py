@@ -92,12 +92,10 @@ class _BoundSharedPrefix(Bound):
         shown = self.question.at(batch.expand_as(q + batch), length) | self.segments.same(q, length, batch)
         return past & shown
 
-    def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
-        if max(self.segments.runs.most, self.question.most) > 1:
-            return None
-        question = (self.question.end - self.question.start)[0][batch.expand_as(q + batch)]
-        own = q - self.segments.begin(q, batch)
-        return own.where(self.segments.ids[batch, q.clamp(min=0)] == 0, own + question)
+    def rotary(self, q: Tensor, batch: Tensor) -> Tensor:
+        question = (self.question.end - self.question.start).sum(0)[batch.expand_as(q + batch)]
+        own = self.segments.rank.of_tokens(batch, q)
+        return own.where(self.segments.ids.of_tokens(batch, q) == 0, own + question)
 
     @property
     def causal(self) -> bool:
@@ -151,15 +149,11 @@ class _BoundParallelContext(Bound):
         return past & (self.segments.same(q, length, batch) | past.where(is_task))
 
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
-        runs = self.segments.runs
-        if runs.most > 1:
-            return None
         row, position = self.segments.group.tokens
-        own = self.segments.group[row, position]
-        size = (runs.end - runs.start)[0][own].where(self.segments.ids[row, position] != self.last[row], 0)
+        size = (self.segments.rank[row, position] + 1).where(self.segments.ids[row, position] != self.last[row], 0)
         longest = torch.zeros_like(self.last).scatter_reduce_(0, row, size, "amax")
-        at = q - self.segments.begin(q, batch)
-        return at.where(self.segments.ids[batch, q.clamp(min=0)] != self.last[batch], at + longest[batch])
+        at = self.segments.rank.of_tokens(batch, q)
+        return at.where(self.segments.ids.of_tokens(batch, q) != self.last[batch], at + longest[batch])
 
     @property
     def causal(self) -> bool:

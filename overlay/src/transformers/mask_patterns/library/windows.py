@@ -45,6 +45,9 @@ class SlidingWindow(Named):
         ahead = self.width if self.symmetric else 1
         return Ranges.single(q - self.width + 1, q + ahead, length)
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
+        return Ranges.single(q - self.width + 1, torch.full_like(q, length), length)
+
     @property
     def causal(self) -> bool:
         return not self.symmetric or self.width == 1
@@ -86,6 +89,9 @@ class Dilated(Named):
         key = q[:, None, None, :] - back[:, None]
         return Ranges.of(key, key + 1, length)
 
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
+        return Ranges.single(q - (self.count - 1) * self.step, torch.full_like(q, length), length)
+
     @property
     def causal(self) -> bool:
         return True
@@ -114,6 +120,9 @@ class Sink(Named):
 
     def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         return Ranges.single(torch.zeros_like(q), (q + 1).clamp(max=self.count), length)
+
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
+        return Ranges.single(torch.zeros_like(q), torch.full_like(q, self.count), length)
 
     @property
     def causal(self) -> bool:
@@ -163,6 +172,9 @@ class GlobalTokens(Sampled):
         if not isinstance(self.count, int):
             return None
         return Ranges.single(torch.zeros_like(q), torch.where(q < self.count, length, self.count), length)
+
+    def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
+        return self.ranges(q, length, batch)  # behind the first tokens, all queries see the same
 
 
 @dataclass(frozen=True, eq=False)
