@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_export import project
+from test_export_series import project
 from test_series import HOOKS, commit_edit, files, head
 from tiny_upstream import Tiny, git
 
