@@ -116,12 +116,6 @@ class Ranges:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def differs(self, other: Ranges) -> Tensor:
-        """Which queries see other keys in `other`, of the same length: bool `(batch or 1, heads or 1, queries)`."""
-        pairs = [torch.broadcast_tensors(*pair) for pair in _padded_alike(self, other)]
-        starts, ends = (torch.any(a != b, dim=2) for a, b in pairs)
-        return starts | ends
-
     def where(self, keep: Tensor) -> Ranges:
         """The same ranges for queries where `keep`, bool `(batch or 1, queries)`, holds; no key for the others."""
         keep = keep[:, None, None]

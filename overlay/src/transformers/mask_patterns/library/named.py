@@ -36,11 +36,8 @@ class Named(Pattern):
 
     def _require_one_source(self, *arguments: str) -> None:
         given = [name for name in arguments if getattr(self, name) is not None]
-        what = " or ".join(arguments)
-        self._require(len(given) < 2, given[-1] if given else "", self._first_given(given[1:]), f"{what}, not both")
-
-    def _first_given(self, names: list[str]) -> object:
-        return getattr(self, names[0]) if names else None
+        if len(given) > 1:
+            self._require(False, given[-1], getattr(self, given[-1]), f"{' or '.join(arguments)}, not both")
 
     def _missing(self, name: str, otherwise: str = "") -> NoReturn:
         remedy = f"Pass mask_inputs={{{name!r}: ...}}. {otherwise}".strip()
