@@ -2,6 +2,7 @@
 #
 #   VENV=path            the environment to install into (else the active one, else .venv)
 #   SOURCE=git|sdist|auto   where the checkout comes from (auto: git when its commit can be fetched)
+#   UPSTREAM=5.17.0      the release to stand on (else the checkout's, else the default)
 #   WHEELHOUSE=dir       take every package from this folder, never from the network
 #   MODEL=id-or-path     the model of `make demo`
 #   ARGS="..."           further options: of pytest in `make test`, of the tool in the others
@@ -9,7 +10,7 @@
 PYTHON ?= python3
 export PYTHON VENV WHEELHOUSE
 TOOL = @sh scripts/tool
-SOURCED = $(if $(SOURCE),--source "$(SOURCE)")
+SOURCED = $(if $(SOURCE),--source "$(SOURCE)") $(if $(UPSTREAM),--upstream "$(UPSTREAM)")
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -18,13 +19,13 @@ SOURCED = $(if $(SOURCE),--source "$(SOURCE)")
 help: ## list the targets
 	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
 
-install: ## environment, checkout, patches, editable transformers (VENV= SOURCE= WHEELHOUSE=)
+install: ## environment, checkout, patches, editable transformers (VENV= UPSTREAM= SOURCE= WHEELHOUSE=)
 	$(TOOL) install $(SOURCED) $(ARGS)
 
 uninstall: ## put the stock release of transformers back
 	$(TOOL) uninstall $(ARGS)
 
-apply: ## overlay/ and patches/ -> transformers/
+apply: ## overlay/ and patches/ -> transformers/ (UPSTREAM= SOURCE=)
 	$(TOOL) apply $(SOURCED) $(ARGS)
 
 export: ## transformers/ -> overlay/ and patches/
@@ -37,7 +38,7 @@ verify: ## every series applies to pristine source and exports byte for byte
 	$(TOOL) verify $(ARGS)
 
 prove: ## without each patch, the test it names fails
-	$(TOOL) prove $(ARGS)
+	$(TOOL) prove $(SOURCED) $(ARGS)
 
 clean: ## remove what is derived, keep what you edited
 	$(TOOL) clean $(ARGS)

@@ -37,13 +37,14 @@ class Command:
 
 
 def source_argument(parser: argparse.ArgumentParser) -> None:
-    """`--source git|sdist|auto`."""
+    """`--source git|sdist|auto` and `--upstream`."""
     parser.add_argument("--source", type=Source, choices=list(Source), default=Source.AUTO, metavar="git|sdist|auto")
+    parser.add_argument("--upstream", default="", metavar="VERSION", help="a release in patches/ (default: as it is)")
 
 
 def apply(root: Path, arguments: argparse.Namespace) -> None:
     """The `apply` command."""
-    series.apply(root, arguments.source)
+    series.apply(root, arguments.source, arguments.upstream)
 
 
 def export(root: Path, arguments: argparse.Namespace) -> None:
@@ -63,11 +64,12 @@ def verify(root: Path, arguments: argparse.Namespace) -> None:
 
 def prove(root: Path, arguments: argparse.Namespace) -> None:
     """The `prove` command."""
-    prove_module.prove(root, arguments.patch)
+    prove_module.prove(root, arguments.patch, arguments.source, arguments.upstream)
 
 
 def prove_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--patch`."""
+    """`--patch`, and what `apply` takes."""
+    source_argument(parser)
     parser.add_argument("--patch", metavar="N", help="only this one: its number, or how its name begins")
 
 
@@ -78,7 +80,7 @@ def clean(root: Path, arguments: argparse.Namespace) -> None:
 
 def install(root: Path, arguments: argparse.Namespace) -> None:
     """The `install` command."""
-    install_module.install(root, arguments.source)
+    install_module.install(root, arguments.source, arguments.upstream)
 
 
 def uninstall(root: Path, arguments: argparse.Namespace) -> None:
@@ -88,27 +90,27 @@ def uninstall(root: Path, arguments: argparse.Namespace) -> None:
 
 def test(root: Path, arguments: argparse.Namespace) -> None:
     """The `test` command."""
-    develop.test(root, arguments.source, arguments.words)
+    develop.test(root, arguments.source, arguments.upstream, arguments.words)
 
 
 def test_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--source`, and after `--` what is for pytest."""
+    """What `install` takes, and after `--` what is for pytest."""
     source_argument(parser)
     parser.add_argument("words", nargs="*", metavar="-- pytest's arguments")
 
 
 def lint(root: Path, arguments: argparse.Namespace) -> None:
     """The `lint` command."""
-    develop.lint(root, arguments.source)
+    develop.lint(root, arguments.source, arguments.upstream)
 
 
 def demo(root: Path, arguments: argparse.Namespace) -> None:
     """The `demo` command."""
-    develop.demo(root, arguments.source, arguments.model)
+    develop.demo(root, arguments.source, arguments.upstream, arguments.model)
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--source` and `--model`."""
+    """What `install` takes, and `--model`."""
     source_argument(parser)
     parser.add_argument("--model", default="", help="a hub id or a folder (default: the small one shipped here)")
 

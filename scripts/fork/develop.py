@@ -29,31 +29,31 @@ CHECKED = (*LIBRARIES, "tests", "examples", "benchmarks")
 MOST_WORKERS = 8
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Not for what runs inside the environment: which one it is has been decided, and make's flags are make's.
-DECIDED = ("VENV", "SOURCE", "WHEELHOUSE", "MODEL", "ARGS", "PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+DECIDED = ("VENV", "SOURCE", "UPSTREAM", "WHEELHOUSE", "MODEL", "ARGS", "PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
 
 
-def test(root: Path, source: Source, words: Sequence[str]) -> NoReturn:
+def test(root: Path, source: Source, upstream: str, words: Sequence[str]) -> NoReturn:
     """Install, add what the tests need, and become pytest."""
     with exclusive(root):
-        environment = ready_for_tests(root, source)
+        environment = ready_for_tests(root, source, upstream)
     workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
     os.chdir(root)
     become(environment, ["-m", "pytest", "--numprocesses", workers, "--dist", "worksteal", *words], THREADS)
 
 
-def demo(root: Path, source: Source, model: str) -> NoReturn:
+def demo(root: Path, source: Source, upstream: str, model: str) -> NoReturn:
     """Install, and become the demo."""
     with exclusive(root):
-        environment = install(root, source)
+        environment = install(root, source, upstream)
     become(environment, [str(root / "examples" / "demo.py"), *(["--model", model] if model else [])])
 
 
-def lint(root: Path, source: Source) -> None:
+def lint(root: Path, source: Source, upstream: str) -> None:
     """Run ruff and mypy, each of them, whatever another found."""
     tools = lint_environment(root)
     tools.make()
     with exclusive(root):
-        environment = ready_for_tests(root, source)
+        environment = ready_for_tests(root, source, upstream)
     ruff, mypy = str(tools.home / "bin" / "ruff"), str(tools.home / "bin" / "mypy")
     paths = [path for path in CHECKED if (root / path).is_dir()]
     faults = check(root, [ruff, "check", *paths]) + check(root, [ruff, "format", "--check", *paths])
@@ -85,9 +85,9 @@ def type_groups(root: Path) -> Iterator[tuple[list[str], str]]:
         yield ["overlay/src", *scripts], str(folder)
 
 
-def ready_for_tests(root: Path, source: Source) -> Environment:
+def ready_for_tests(root: Path, source: Source, upstream: str) -> Environment:
     """Install, and add the test requirements that are not met yet. The caller holds the lock."""
-    environment = install(root, source)
+    environment = install(root, source, upstream)
     file = root / "scripts" / "requirements-test.txt"
     inventory = take(environment)
     if unmet(file, inventory):

@@ -10,11 +10,12 @@ from fork import series
 from fork.checkout import Checkout, State
 from fork.derive import derive, write_blob
 from fork.errors import ForkError
-from fork.pins import Pin, all_pins
+from fork.pins import Pin
 from fork.project import SUBMODULE, Project
 from fork.recipe import Recipe, read_recipe
 from fork.render import render
 from fork.replace import replace
+from fork.upstream import applied_pin
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,6 @@ def _require_applied(checkout: Checkout) -> State:
             next=f"git -C {SUBMODULE} checkout masks (then cherry-pick what you want to keep)",
         )
     return state
-
-
-def applied_pin(root: Path, checkout: Checkout) -> Pin:
-    """The pin whose recipe is applied, which the project may have left since."""
-    tag = checkout.inputs().partition("\n")[0].split()[-1]
-    for pin in all_pins(root):
-        if pin.tag == tag:
-            return pin
-    raise ForkError(
-        f"{SUBMODULE}/ holds {tag}, expected a pin in patches/{tag}/", next=f"git checkout -- patches/{tag}"
-    )
 
 
 def parse_listing(listing: str) -> dict[str, str]:

@@ -13,10 +13,11 @@ from fork.change import change, mended
 from fork.env import Environment, locate, prepare, venv_argument
 from fork.errors import ForkError
 from fork.inventory import Inventory, take
-from fork.pins import Pin, default_pin
+from fork.pins import Pin
 from fork.project import Project
 from fork.requirements import excluding, met, problems, requirements
 from fork.source import Source
+from fork.upstream import chosen_pin
 
 
 # What comes along with transformers, and may be replaced by another version for its sake.
@@ -62,7 +63,7 @@ class Goal:
 
 
 def goal(root: Path, pin: Pin) -> Goal:
-    """The default pin's version with the fork's tag, editable from the checkout."""
+    """The pin's version with the fork's tag, editable from the checkout."""
     parser = configparser.ConfigParser(interpolation=None)
     file = Project(root).overlay / "setup.cfg"
     parser.read(file, encoding="utf-8")
@@ -72,13 +73,14 @@ def goal(root: Path, pin: Pin) -> Goal:
     return Goal(Project(root).checkout, f"{pin.version}{tag}", pin.torch)
 
 
-def install(root: Path, source: Source = Source.AUTO) -> Environment:
+def install(root: Path, source: Source = Source.AUTO, upstream: str = "") -> Environment:
     """Install the fork into the research environment; nothing is done twice. The caller holds the lock."""
     environment = prepare(root)
-    wanted = goal(root, default_pin(root))
+    pin = chosen_pin(root, upstream)
+    wanted = goal(root, pin)
     inventory = take(environment)
     refuse_excluded(environment, inventory, wanted.version)
-    series.apply(root, source)
+    series.apply(root, source, pin.version)
     inventory, unfinished = mended(environment, inventory)
     lost = unfinished.lost(inventory) if unfinished else []
     if wanted.faults(inventory) or lost:
@@ -115,7 +117,7 @@ def uninstall(root: Path) -> None:
 def stock_version(root: Path, inventory: Inventory) -> str:
     """The release that the installed fork stands on; the pin's when there is none."""
     installed = inventory.get("transformers")
-    return Version(installed.version).public if installed else default_pin(root).version
+    return Version(installed.version).public if installed else chosen_pin(root).version
 
 
 def from_checkout(inventory: Inventory, checkout: Path) -> bool:

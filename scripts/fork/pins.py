@@ -13,11 +13,11 @@ from fork.project import SUBMODULE, Project
 
 @dataclass(frozen=True)
 class Pin:
-    """One upstream release, as its `pin.cfg` says."""
+    """One upstream release, as its `pin.cfg` says. Without a commit, its source is the sdist alone."""
 
     version: str
     tag: str
-    commit: str
+    commit: str | None
     sdist_sha256: str
     torch: str
 
@@ -27,11 +27,11 @@ class Pin:
         return f"transformers-{self.version}.tar.gz"
 
 
-SHAPES = {"commit": r"[0-9a-f]{40}", "sdist_sha256": r"[0-9a-f]{64}"}
+SHAPES = {"commit": r"(|[0-9a-f]{40})", "sdist_sha256": r"[0-9a-f]{64}"}
 
 
 def read_pin(file: Path) -> Pin:
-    """The pin in a `pin.cfg`; every field must be there and have its shape."""
+    """The pin in a `pin.cfg`; every field must have its shape, and all but the commit must be there."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(file.read_text(encoding="utf-8"), source=str(file))
@@ -47,7 +47,7 @@ def read_pin(file: Path) -> Pin:
                 f"{file}: {field.name} is {value!r}, expected {SHAPES.get(field.name, 'a value')}",
                 next=f"git diff {file}",
             )
-    pin = Pin(**{field.name: section[field.name] for field in fields(Pin)})
+    pin = Pin(**{field.name: section.get(field.name) or None for field in fields(Pin)})  # type: ignore[arg-type]
     if pin.tag != file.parent.name:
         raise ForkError(
             f"{file}: tag is {pin.tag!r}, expected {file.parent.name!r} as its folder", next=f"edit {file}"
@@ -72,11 +72,11 @@ def default_pin(root: Path) -> Pin:
     pins = all_pins(root)
     recorded = gitlink(root)
     for pin in pins:
-        if pin.commit == recorded:
+        if pin.commit and pin.commit == recorded:
             return pin
     if len(pins) == 1:
         return pins[0]
-    known = ", ".join(f"{pin.tag} = {pin.commit}" for pin in pins) or "no patches/*/pin.cfg"
+    known = ", ".join(f"{pin.tag} = {pin.commit or 'not recorded'}" for pin in pins) or "no patches/*/pin.cfg"
     raise ForkError(
         f"the gitlink {SUBMODULE} is {recorded}, expected the commit of a pin: {known}",
         next=f"git checkout HEAD -- {SUBMODULE} patches",

@@ -19,9 +19,10 @@ from fork.env import locate
 from fork.errors import ForkError
 from fork.git import Git
 from fork.header import read_header
-from fork.pins import default_pin
 from fork.project import Project
 from fork.recipe import Recipe, read_recipe
+from fork.source import Source
+from fork.upstream import chosen_pin
 
 
 class Outcome(Enum):
@@ -75,10 +76,10 @@ class Bench:
         return run_test(self.root, self.python, test, tree, self.scratch)
 
 
-def prove(root: Path, only: str | None) -> None:
+def prove(root: Path, only: str | None, source: Source = Source.AUTO, upstream: str = "") -> None:
     """Prove each patch, or the one whose number or name starts with `only`. The caller holds the lock."""
-    series.apply(root)
-    project, pin = Project(root), default_pin(root)
+    series.apply(root, source, upstream)
+    project, pin = Project(root), chosen_pin(root)
     checkout, recipe = Checkout.of(project), read_recipe(root, pin)
     state = checkout.state()
     assert state is not None  # applied just now

@@ -9,11 +9,12 @@ from fork.checkout import Checkout, Edits, State, hide_gitlink, prepare
 from fork.derive import Series, derive, write_blob
 from fork.errors import ForkError
 from fork.git import Git
-from fork.pins import Pin, default_pin
+from fork.pins import Pin
 from fork.project import SUBMODULE, Project
 from fork.recipe import Recipe, read_recipe
 from fork.render import render
 from fork.source import Source, fetch_base, known_base, submodule_url
+from fork.upstream import chosen_pin
 
 
 __all__ = ["Applied", "Source", "apply", "is_current"]
@@ -28,14 +29,15 @@ class Applied:
     changed: bool
 
 
-def apply(root: Path, source: Source = Source.AUTO) -> Applied:
+def apply(root: Path, source: Source = Source.AUTO, upstream: str = "") -> Applied:
     """Make the checkout if it is missing, and put overlay and patches on it. The caller holds the lock.
 
+    `upstream` is the version of a pin; without it, the checkout stays on its own.
     Edits that were not exported are never overwritten: if something would have to change under them, that is
     an error; if nothing has, they stay.
     """
     project = Project(root)
-    pin, checkout = default_pin(root), Checkout.of(project)
+    pin, checkout = chosen_pin(root, upstream), Checkout.of(project)
     recipe = read_recipe(root, pin)
     hide_gitlink(project)
     if not checkout.exists():

@@ -62,18 +62,20 @@ def known_base(git: Git, pin: Pin, source: Source) -> str | None:
 def fetch_base(git: Git, root: Path, pin: Pin, source: Source, scratch: Path) -> str:
     """Bring the pin's source into the repository: its base commit."""
     if source is not Source.SDIST:
-        problem = fetch_commit(git, submodule_url(root), pin.commit)
-        if problem is None:
+        problem = "its commit is not recorded"
+        if pin.commit:
+            problem = fetch_commit(git, submodule_url(root), pin.commit) or ""
+        if pin.commit and not problem:
             print(f"source: {pin.tag} from git, commit {pin.commit}")
             git.run("update-ref", base_ref(pin, Source.GIT), pin.commit)
             return pin.commit
         if source is Source.GIT:
             raise ForkError(
-                f"commit {pin.commit} ({pin.tag}) could not be fetched, "
+                f"commit {pin.commit or 'unknown'} ({pin.tag}) could not be fetched, "
                 f"expected it at {submodule_url(root)}:\n{problem}",
                 next="make apply SOURCE=sdist",
             )
-        print(f"source: {pin.tag} from the sdist, as git has no access ({problem.splitlines()[-1]})")
+        print(f"source: {pin.tag} from the sdist, as git gives none ({problem.splitlines()[-1]})")
     else:
         print(f"source: {pin.tag} from the sdist")
     archive = download(pin, scratch)

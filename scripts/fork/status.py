@@ -9,17 +9,22 @@ from rich.table import Table
 
 from fork.checkout import Checkout, State
 from fork.export import parse_listing
-from fork.pins import Pin, default_pin, gitlink
+from fork.pins import Pin, all_pins, default_pin, gitlink
 from fork.project import Project
 from fork.recipe import read_recipe
 from fork.source import Source, known_base
+from fork.upstream import chosen_pin
 
 
 def status(root: Path) -> None:
     """Print the table; changes nothing."""
-    pin, checkout = default_pin(root), Checkout.of(Project(root))
+    pin, checkout = chosen_pin(root), Checkout.of(Project(root))
     table = Table(show_header=False)
-    rows = [("pin", f"transformers {pin.version}, {pin.tag}, {pin.commit}"), ("gitlink", _gitlink(root, pin))]
+    rows = [
+        ("pin", f"transformers {pin.version}, {pin.tag}, {pin.commit or 'commit not recorded'}"),
+        ("pins", _pins(root)),
+        ("gitlink", _gitlink(root)),
+    ]
     state = checkout.state() if checkout.exists() else None
     if state is None:
         rows.append(("checkout", "not made: make apply"))
@@ -30,9 +35,14 @@ def status(root: Path) -> None:
     Console(soft_wrap=True, markup=False, highlight=False).print(table)
 
 
-def _gitlink(root: Path, pin: Pin) -> str:
-    recorded = gitlink(root)
-    return "is the pin" if recorded == pin.commit else f"is {recorded}, not the pin"
+def _pins(root: Path) -> str:
+    default = default_pin(root)
+    return ", ".join(f"{pin.version} (default)" if pin == default else pin.version for pin in all_pins(root))
+
+
+def _gitlink(root: Path) -> str:
+    pin, recorded = default_pin(root), gitlink(root)
+    return "is the default pin's" if recorded == pin.commit else f"is {recorded}, not the pin"
 
 
 def _checkout_rows(root: Path, checkout: Checkout, state: State, pin: Pin) -> list[tuple[str, str]]:

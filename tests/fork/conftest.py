@@ -11,8 +11,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from later_release import Later
 from stub_wheels import bare_venv, build_wheelhouse
-from tiny_upstream import HOSTILE, URL, Release, Tiny, build_release, write
+from tiny_upstream import HOSTILE, URL, Release, Tiny, build_release, git, write
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +57,17 @@ def tiny(release: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     root = tmp_path / "a project"
     shutil.copytree(release.project, root, symlinks=True)
     return Tiny(root, release, capsys)
+
+
+@pytest.fixture
+def later(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Later:
+    """Upstream's later releases, which the project finds where it found the first."""
+    upstream, wheelhouse = tmp_path / "upstream", tmp_path / "later"
+    git(tmp_path, "clone", "--quiet", str(tiny.release.upstream), str(upstream))
+    git(tiny.root, "config", "submodule.transformers.url", str(upstream))
+    wheelhouse.mkdir()
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{tiny.release.wheelhouse} {wheelhouse}")
+    return Later(tiny, upstream, wheelhouse)
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def test_commands_that_sweep_do_not_take_it(edited: Tiny, words: list[str]) -> N
         git(edited.root, *words)
         words = ["commit"]
     git(edited.root, *words, "--quiet", "--message", "swept")
-    assert recorded(edited) == edited.release.pin.commit
+    assert recorded(edited) == edited.release.commit
     assert git(edited.root, "show", "--name-only", "--format=").split() == ["setup.cfg"]
 
 
@@ -43,7 +43,7 @@ def test_stash_leaves_the_checkout_alone(edited: Tiny) -> None:
     git(edited.root, "stash")
     git(edited.root, "stash", "pop")
     assert files(edited) == before
-    assert recorded(edited) == edited.release.pin.commit
+    assert recorded(edited) == edited.release.commit
 
 
 def test_pull_works_and_may_move_the_pin(edited: Tiny, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_submodule_update_is_put_right_by_the_next_apply(tiny: Tiny) -> None:
     tiny.ok("apply")
     git(tiny.root, "submodule", "init")
     git(tiny.root, "submodule", "update", "--force")
-    assert git(tiny.checkout, "rev-parse", "HEAD").strip() == tiny.release.pin.commit
+    assert git(tiny.checkout, "rev-parse", "HEAD").strip() == tiny.release.commit
     assert "not checked out" in tiny.ok("status").out
     applied = git(tiny.checkout, "rev-parse", "masks").strip()
     tiny.ok("apply")
@@ -75,7 +75,7 @@ def test_submodule_update_is_put_right_by_the_next_apply(tiny: Tiny) -> None:
 
 def test_export_does_not_mistake_the_bare_pin_for_a_dropped_series(tiny: Tiny) -> None:
     tiny.ok("apply")
-    git(tiny.checkout, "checkout", "--quiet", "--detach", tiny.release.pin.commit)
+    git(tiny.checkout, "checkout", "--quiet", "--detach", tiny.release.commit)
     assert "checkout masks" in tiny.fails("export")
     assert len(list(tiny.series.glob("*.patch"))) == 2
 
@@ -86,4 +86,4 @@ def test_verify_refuses_a_recorded_patched_commit(tiny: Tiny) -> None:
     git(tiny.root, "update-index", "--cacheinfo", f"160000,{patched},transformers")
     result = tiny.main("verify")
     assert result.status == 1
-    assert f"FAIL  gitlink: the gitlink is {patched}, expected {tiny.release.pin.commit}" in result.out
+    assert f"FAIL  gitlink: the gitlink is {patched}, expected {tiny.release.commit}" in result.out

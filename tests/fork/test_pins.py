@@ -18,7 +18,7 @@ def test_the_gitlink_chooses_among_pins(tiny: Tiny) -> None:
     other = tiny.root / "patches" / "v1.0.0" / "pin.cfg"
     other.parent.mkdir()
     text = (tiny.series / "pin.cfg").read_text()
-    other.write_text(text.replace(TAG, "v1.0.0").replace(tiny.release.pin.commit, "0" * 40))
+    other.write_text(text.replace(TAG, "v1.0.0").replace(tiny.release.commit, "0" * 40))
     assert default_pin(tiny.root) == tiny.release.pin
 
     git(tiny.root, "update-index", "--cacheinfo", f"160000,{'1' * 40},transformers")

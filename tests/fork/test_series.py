@@ -60,14 +60,14 @@ def test_the_checkout_is_upstream_with_overlay_and_patches(tiny: Tiny, source: s
 
 def test_from_git_the_base_is_the_pin_and_shallow(tiny: Tiny) -> None:
     assert "from git" in tiny.ok("apply").out
-    assert git(tiny.checkout, "rev-parse", "refs/fork/base").strip() == tiny.release.pin.commit
+    assert git(tiny.checkout, "rev-parse", "refs/fork/base").strip() == tiny.release.commit
     assert git(tiny.checkout, "rev-list", "--count", "refs/fork/base").strip() == "1"
 
 
 def test_without_access_to_git_the_sdist_is_taken_and_said(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     git(tiny.root, "config", "submodule.transformers.url", "/nonexistent/upstream")
     out = tiny.ok("apply").out
-    assert "from the sdist, as git has no access" in out
+    assert "from the sdist, as git gives none" in out
     assert "/nonexistent/upstream" in tiny.fails("apply", "--source", "git")
 
 
@@ -294,7 +294,7 @@ def test_an_existing_submodule_is_taken_as_it_is(tiny: Tiny) -> None:
     assert "hooks.mask" in files(tiny)[MASKING]
     state = Checkout.of(Project(tiny.root)).state()
     assert state is not None
-    assert state.base == tiny.release.pin.commit
+    assert state.base == tiny.release.commit
 
 
 def test_a_disk_that_fills_up_during_a_move_leaves_the_old_state(tiny: Tiny) -> None:

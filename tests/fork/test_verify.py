@@ -79,7 +79,7 @@ def test_verify_takes_every_pin(tiny: Tiny) -> None:
     second = tiny.root / "patches" / "v9.9.1"
     shutil.copytree(tiny.series, second)
     commit = git(tiny.release.upstream, "rev-parse", "main").strip()
-    text = (second / "pin.cfg").read_text().replace("9.9.0", "9.9.1").replace(tiny.release.pin.commit, commit)
+    text = (second / "pin.cfg").read_text().replace("9.9.0", "9.9.1").replace(tiny.release.commit, commit)
     (second / "pin.cfg").write_text(text)
     out = tiny.main("verify").out
     assert "ok    v9.9.0 compiles" in out

@@ -239,11 +239,11 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def pack(archive: Path, files: Mapping[str, str]) -> str:
+def pack(archive: Path, files: Mapping[str, str], version: str = VERSION) -> str:
     """Write a release archive as an sdist builder does, and return its sha256."""
     with tarfile.open(archive, "w:gz") as tar:
         for name, text in files.items():
-            member = tarfile.TarInfo(f"transformers-{VERSION}/{name}")
+            member = tarfile.TarInfo(f"transformers-{version}/{name}")
             data = text.encode()
             member.size, member.mode, member.uid, member.gid = len(data), 0o644, 1001, 1001
             tar.addfile(member, io.BytesIO(data))
@@ -280,6 +280,12 @@ class Release:
     wheelhouse: Path
     project: Path
 
+    @property
+    def commit(self) -> str:
+        """The pin's commit."""
+        assert self.pin.commit
+        return self.pin.commit
+
 
 def build_release(folder: Path) -> Release:
     """Make the small upstream, as git repository and as sdist, and the project on it."""
@@ -298,16 +304,20 @@ def build_release(folder: Path) -> Release:
     return Release(pin, upstream, wheelhouse, project)
 
 
+def pin_text(pin: Pin) -> str:
+    """A pin as its file has it."""
+    return "[pin]\n" + "".join(f"{name} = {value}\n" for name, value in vars(pin).items() if value)
+
+
 def make_project(project: Path, upstream: Path, pin: Pin) -> None:
     """Write the small project and commit it."""
-    fields = "".join(f"{name} = {value}\n" for name, value in vars(pin).items())
     write(project, {f"overlay/{name}": text for name, text in OVERLAY.items()})
     write(project, {
         ".gitignore": "/.fork/\n/.venv/\n__pycache__/\n",
         ".gitmodules": f'[submodule "transformers"]\n\tpath = transformers\n\turl = {URL}\n'
         "\tignore = all\n\tshallow = true\n\tfetchRecurseSubmodules = false\n",
         "setup.cfg": "[metadata]\nname = tiny\nversion = 1\n",
-        f"patches/{TAG}/pin.cfg": f"[pin]\n{fields}",
+        f"patches/{TAG}/pin.cfg": pin_text(pin),
         f"patches/{TAG}/landing.json": LANDING,
         "tests/test_proof.py": PROOF,
     })  # fmt: skip
