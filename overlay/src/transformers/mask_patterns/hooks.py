@@ -31,7 +31,15 @@ from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
 from .owners import configured, spokesman
 from .prompt_mask import PromptMask
-from .refusals import check_combination, check_keywords, check_no_inputs, check_order, check_prepared, check_router
+from .refusals import (
+    check_combination,
+    check_keywords,
+    check_no_inputs,
+    check_order,
+    check_pipeline,
+    check_prepared,
+    check_router,
+)
 from .takers import check_config, computes_with_its_mask
 from .training import LeakWatch, loss_function
 
@@ -42,6 +50,7 @@ __all__ = [
     "check_config",
     "check_continuous_batching",
     "check_generation_config",
+    "check_pipeline",
     "loss_function",
     "mask_function",
     "mask_preparation",

@@ -52,6 +52,24 @@ def check_keywords(kwargs: Mapping[str, Any]) -> None:
             raise bad_argument(name, "an unknown argument", "mask_pattern or mask_inputs", "Spell it so.")
 
 
+def check_pipeline(given: Mapping[str, Any], forwarded: Mapping[str, Any]) -> None:
+    """Refuse arguments of a pipeline that say our masks, and that it does not hand on to its model.
+
+    Args:
+        given: when the pipeline was made, or called.
+        forwarded: what it hands on of these.
+
+    Raises:
+        UnsupportedMaskError: names the argument.
+    """
+    for name in given:
+        if name.startswith(("mask_pattern", "mask_input")) and name not in forwarded:
+            raise UnsupportedMaskError(
+                f"`{name}`: this pipeline does not hand it on to its model. Set model.config.mask_pattern, or call "
+                "the pipeline inside `with use_mask_pattern(pipeline.model, ...)`."
+            )
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def check_order(model: Any) -> None:
     """Refuse layers that stand elsewhere than they say: each finds its own mask, and its cache, by its number.
