@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
 
@@ -16,7 +17,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from .errors import UnsupportedMaskError
+from .lowering.tiles import TilePlan
 from .takers import TAKERS
+from .tiled_sdpa import tiled_sdpa
 
 
 READ = "mask_pattern_read"  # an argument: the config's pattern was read, and upstream's own mask is meant
@@ -125,10 +128,35 @@ class SdpaMask:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
-        _check_keys(self.mask, k)
+        _check_keys(self.mask.shape[-1], k)
         mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
         output, weights = function(module, q, k, v, mask.to(q.device), **kwargs)
         return _zero(self.empty, output, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class TiledMask:
+    """A mask for attention tile by tile, in place of `scaled_dot_product_attention` with a mask that hides much.
+
+    Args:
+        dense: makes the same mask for a call that tiles do not serve.
+    """
+
+    plan: TilePlan
+    dense: Callable[[], SdpaMask]
+
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
+        others = any(kwargs.get(name) for name in ("dropout", "output_attentions"))
+        if others or kwargs.get("position_bias") is not None or q.shape[-1] != v.shape[-1]:
+            return self._dense.attend(function, module, q, k, v, **kwargs)
+        _check_keys(self.plan.keys, k)
+        return tiled_sdpa(q, k, v, self.plan, kwargs.get("scaling")), None
+
+    @cached_property
+    def _dense(self) -> SdpaMask:
+        return self.dense()
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +175,7 @@ class EagerMask:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
-        _check_keys(self.mask, k)
+        _check_keys(self.mask.shape[-1], k)
         output, weights = function(module, q, k, v, self.mask.to(q.device), **kwargs)
         return _zero(self.empty, output, weights)
 
@@ -188,11 +216,11 @@ def _is_from_compiler(error: Exception) -> bool:
     return module.startswith(("torch._inductor", "torch._dynamo")) or isinstance(error, NotImplementedError)
 
 
-def _check_keys(mask: Tensor, k: Tensor) -> None:
+def _check_keys(announced: int, k: Tensor) -> None:
     """Refuse keys that the cache did not announce: a mask of one key would stretch over all of them."""
-    if mask.shape[-1] != k.shape[-2]:
+    if announced != k.shape[-2]:
         raise UnsupportedMaskError(
-            f"past_key_values: the cache announced {mask.shape[-1]} keys and holds {k.shape[-2]}; no mask fits. "
+            f"past_key_values: the cache announced {announced} keys and holds {k.shape[-2]}; no mask fits. "
             "Pass use_cache=False, or DynamicCache() without a config."
         )
 

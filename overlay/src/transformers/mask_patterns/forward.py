@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import EagerMask, FlexMask, LayerMasks, LoweredMask, Native, NativeCausal, SdpaMask
+from .attention import EagerMask, FlexMask, LayerMasks, LoweredMask, Native, NativeCausal, SdpaMask, TiledMask
 from .caches import CacheMemory, check_cache, position_ids_so_far, tokens_so_far
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import WholeMask, real_tokens, whole_mask
@@ -23,6 +23,7 @@ from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import visible_grid
+from .lowering.tiles import tile_plan
 from .masked_cache import MaskedCache
 from .pattern import Pattern
 from .positions import Held, Layout
@@ -196,8 +197,14 @@ class Forward:
             return FlexMask(block_mask(bound, layout))
         if backend is Backend.SDPA and bound == Causal() and _is_plain(layout):
             return NativeCausal()
-        visible = visible_grid(bound, layout)
-        return SdpaMask.of(visible) if backend is Backend.SDPA else EagerMask.of(visible, self.embeds.dtype)
+        if backend is Backend.EAGER:
+            return EagerMask.of(visible_grid(bound, layout), self.embeds.dtype)
+
+        def dense() -> SdpaMask:
+            return SdpaMask.of(visible_grid(bound, layout))
+
+        plan = tile_plan(bound, layout) if self.embeds.device.type == "cpu" else None
+        return dense() if plan is None else TiledMask(plan, dense)
 
     def _layers(
         self,
