@@ -1,8 +1,8 @@
 """The time of one more token: under patterns, and by unpatched upstream's plain causal decode.
 
 Two processes, upstream's and the fork's, hold the same random model and take turns: each generates a few tokens
-behind a cache of so many, all of `generate()` included, with the time of every token. Prints the median time and the
-ratio to upstream's; needs rich.
+behind a cache of so many, all of `generate()` included, with the time of every token. Prints the median time, and the
+median over the turns of the ratio to upstream's time in the same turn; needs rich.
 
     python benchmarks/decode_speed.py [--lengths 1024 8192] [--backends sdpa eager] [--rounds 30]
 
@@ -132,16 +132,18 @@ def workers() -> Iterator[dict[str, Worker]]:
 
 
 def measured(rounds: int, backend: str, length: int, both: dict[str, Worker]) -> dict[str, list[float]]:
+    """The median seconds per token of every turn."""
     times: dict[str, list[float]] = {name: [] for name in (UPSTREAM, *PATTERNS)}
     for number in track(range(rounds + 1), f"{backend}, {length} keys"):
         for name, seen in times.items():
-            found = (
-                both[UPSTREAM].times(backend, length, None)
-                if name == UPSTREAM
-                else both["fork"].times(backend, length, name)
-            )
-            seen.extend(found if number else ())  # the first round warms up
+            worker, pattern = (both[UPSTREAM], None) if name == UPSTREAM else (both["fork"], name)
+            found = worker.times(backend, length, pattern)
+            seen.extend([median(found)] if number else [])  # the first round warms up
     return times
+
+
+def ratio(times: list[float], base: list[float]) -> float:
+    return median(time / upstream for time, upstream in zip(times, base, strict=True))
 
 
 def main() -> None:
