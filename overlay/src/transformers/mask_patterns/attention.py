@@ -130,7 +130,10 @@ class SdpaMask:
     ) -> AttentionOutput:
         _check_keys(self.mask.shape[-1], k)
         mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
-        output, weights = function(module, q, k, v, mask.to(q.device), **kwargs)
+        mask = mask.to(q.device)
+        if q.shape[2] == 1 and _is_plain_sdpa(function, kwargs):
+            return _zero(self.empty, _one_query(q, k, v, mask, kwargs), None)
+        output, weights = function(module, q, k, v, mask, **kwargs)
         return _zero(self.empty, output, weights)
 
 
@@ -143,20 +146,76 @@ class TiledMask:
     """
 
     plan: TilePlan
-    dense: Callable[[], SdpaMask]
+    dense: Callable[[], LoweredMask]
 
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
-        others = any(kwargs.get(name) for name in ("dropout", "output_attentions"))
-        if others or kwargs.get("position_bias") is not None or q.shape[-1] != v.shape[-1]:
+        if kwargs.get("dropout") or q.shape[-1] != v.shape[-1] or not _is_plain_sdpa(function, kwargs):
             return self._dense.attend(function, module, q, k, v, **kwargs)
         _check_keys(self.plan.keys, k)
         return tiled_sdpa(q, k, v, self.plan, kwargs.get("scaling")), None
 
     @cached_property
-    def _dense(self) -> SdpaMask:
+    def _dense(self) -> LoweredMask:
         return self.dense()
+
+
+@dataclass(frozen=True, eq=False)
+class KeysMask:
+    """For SDPA, what one query sees where all rows and heads see the same: whole runs of keys.
+
+    Args:
+        spans: half-open intervals of places in the key/value tensors, in order.
+        kv_length: how many places these have.
+    """
+
+    spans: tuple[tuple[int, int], ...]
+    kv_length: int
+
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
+        _check_keys(self.kv_length, k)
+        if not self.spans:
+            return v.new_zeros(len(q), 1, q.shape[1], v.shape[3]), None
+        k, v = self._seen(k), self._seen(v)
+        if _is_plain_sdpa(function, kwargs):
+            return _one_query(q, k, v, None, kwargs), None
+        return function(module, q, k, v, None, **kwargs)
+
+    def _seen(self, states: Tensor) -> Tensor:
+        runs = [states[:, :, start:end] for start, end in self.spans]
+        return runs[0] if len(runs) == 1 else torch.cat(runs, dim=2)
+
+
+def _is_plain_sdpa(function: AttentionFunction, kwargs: Mapping[str, Any]) -> bool:
+    """Whether this is upstream's own function for SDPA, asked for nothing that only it knows."""
+    ours = function.__module__.endswith(".integrations.sdpa_attention")
+    return ours and not kwargs.get("output_attentions") and kwargs.get("position_bias") is None
+
+
+def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: Mapping[str, Any]) -> Tensor:
+    """SDPA of one query per head: the heads that share keys go as queries of one head, so that no key is copied.
+
+    Args:
+        mask: `(batch or 1, heads or 1, 1, keys)`, or None.
+
+    Returns:
+        `(batch, 1, heads, head_dim)`.
+    """
+    groups = (k.shape[1], q.shape[1] // k.shape[1])
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask[:, :, 0].unflatten(1, groups)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        q[:, :, 0].unflatten(1, groups),
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=kwargs.get("dropout", 0.0),
+        scale=kwargs.get("scaling"),
+    )
+    return output.flatten(1, 2)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
