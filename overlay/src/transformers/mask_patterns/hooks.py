@@ -95,6 +95,11 @@ def masks(
     said, inputs, rows = _said(model, input_ids, attention_mask, kwargs)
     check_keywords(kwargs)
     forward = Forward(model.config, inputs_embeds, past_key_values)
+    if forward.is_step and prompt_mask is None and said is not NATIVE and not model.training:
+        known = forward.next_token(said, attention_mask, input_ids, position_ids, inputs, rows)
+        if known is not None:
+            check_order(model)
+            return dict.fromkeys(forward.layer_types, known)
     plan = forward.plan(said)
     if prompt_mask is not None:
         LeakWatch.forget(model)

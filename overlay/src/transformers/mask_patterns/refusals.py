@@ -77,7 +77,7 @@ def check_order(model: Any) -> None:
     Raises:
         UnsupportedMaskError: a layer was moved, copied or taken out.
     """
-    for place, layer in enumerate(model.layers[: model.config.num_hidden_layers]):
+    for place, layer in zip(range(model.config.num_hidden_layers), model.layers, strict=False):
         said = layer.self_attn.layer_idx
         if said != place:
             raise UnsupportedMaskError(
