@@ -60,7 +60,7 @@ class MaskedLayer(DynamicLayer):
         return self.cumulative_length
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
-        """How many keys there are after an update by so many queries, or by those of these slots, and the first's slot.
+        """How many keys there are after an update by so many queries, or with these slots, and the slot of the first.
 
         Raises:
             UnsupportedMaskError: keys were dropped; only the pattern that they were dropped for fits what is left.

@@ -24,7 +24,8 @@ _EMBEDS = ("inputs_embeds", "input_embeds")
 
 def given_embeds(arguments: Mapping[str, Any]) -> Tensor:
     """The embeddings among the arguments of upstream's `create_causal_mask`."""
-    return next(arguments[name] for name in _EMBEDS if name in arguments)
+    embeds: Tensor = next(arguments[name] for name in _EMBEDS if name in arguments)
+    return embeds
 
 
 def own_mask(kind: str, config: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Any) -> Any:
@@ -69,15 +70,15 @@ def key_slots(cache: Any, offset: int, queries: int, layer: int) -> tuple[int, i
     """
     if not hasattr(cache, "get_mask_sizes"):
         return _older_key_slots(cache, offset, queries)
-    asked = torch.arange(offset, offset + queries) if _takes_positions(type(cache)) else queries
-    length, first = cache.get_mask_sizes(asked, layer)
+    sizes = cache.get_mask_sizes
+    length, first = sizes(torch.arange(offset, offset + queries) if _takes_slots(sizes.__func__) else queries, layer)
     return int(length), int(first)
 
 
 @lru_cache
-def _takes_positions(kind: type) -> bool:
+def _takes_slots(method: Callable[..., Any]) -> bool:
     """Whether a cache is asked with the slots of the queries, as before transformers 5, or with their number."""
-    return "cache_position" in signature(kind.get_mask_sizes).parameters  # type: ignore[attr-defined]
+    return "cache_position" in signature(method).parameters
 
 
 def _older_key_slots(cache: Any, offset: int, queries: int) -> tuple[int, int]:
