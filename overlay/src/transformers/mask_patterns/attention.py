@@ -54,6 +54,10 @@ class LayerMasks:
     def __getitem__(self, layer: int) -> LoweredMask:
         return self.masks[layer]
 
+    def contiguous(self) -> LayerMasks:
+        """These: from transformers 5.23 on `generate()` asks that of the masks that it made ahead, as of tensors."""
+        return self
+
 
 def attend(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionOutput:
     """Call `function`, upstream's own, with the mask of this layer; calls without masks of ours pass unchanged.

@@ -152,9 +152,9 @@ def mask_preparation(
     if not takes_masks(type(base)):
         return function
 
-    def ours(attention_mask: Any, inputs_embeds: Tensor, position_ids: Any, past_key_values: Any, **_: Any) -> Any:
-        tokens = inputs.get("input_ids")
-        return masks(base, attention_mask, tokens, inputs_embeds, position_ids, past_key_values, kwargs, fixed=True)
+    def ours(attention_mask: Any, position_ids: Any, past_key_values: Any, **given: Any) -> Any:
+        tokens, embeds = inputs.get("input_ids"), given_embeds(given).to(base.device)
+        return masks(base, attention_mask, tokens, embeds, position_ids, past_key_values, kwargs, fixed=True)
 
     def upstreams(**given: Any) -> Any:
         made = function(**given)

@@ -23,9 +23,9 @@ _EMBEDS = ("inputs_embeds", "input_embeds")
 
 
 def given_embeds(arguments: Mapping[str, Any]) -> Tensor:
-    """The embeddings among the arguments of upstream's `create_causal_mask`."""
+    """The embeddings `(batch, queries, any)` among the arguments of upstream's `create_causal_mask`."""
     embeds: Tensor = next(arguments[name] for name in _EMBEDS if name in arguments)
-    return embeds
+    return embeds if embeds.ndim == 3 else embeds[..., None]  # before transformers 5 generate() leaves the last out
 
 
 def own_mask(kind: str, config: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Any) -> Any:
