@@ -84,3 +84,14 @@ def test_without_a_pattern_its_entries_are_open() -> None:
     with use_mask_pattern(model, "native"):
         assert isinstance(manager(model), ContinuousBatchingManager)
         assert model.generate_batch([], mask_pattern="native", attention_mask=torch.ones_like(IDS)) == {}
+
+
+def test_a_manager_refuses_requests_once_there_is_a_pattern() -> None:
+    model = make_model()
+    running = manager(model)
+    for where in ("block", "config", "method"):
+        with say(model, where), pytest.raises(UnsupportedMaskError, match=f"^mask_pattern: {REFUSED}"):
+            running.add_request([3, 7, 5])
+        model.config.mask_pattern = None
+    del model.get_mask_pattern
+    assert running.add_request([3, 7, 5]) == "req_0"

@@ -152,14 +152,29 @@ REFUSED = [
     ("nested", "AutoModelForImageTextToText.from_pretrained(folder)", "stock transformers would ignore it"),
     ("nested", "LlavaConfig.from_pretrained(folder)", "stock transformers would ignore it"),
 ]
+GENERATE = "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).generate"
+WHOLE = "on stock transformers, generate() of an exported model takes no 3D or 4D mask"
+REFUSED += [
+    ("exported", f"{GENERATE}(ids, attention_mask=torch.ones(1, 1, 4, 4))", WHOLE),
+    ("exported", f"{GENERATE}(ids, attention_mask=torch.ones(1, 4, 4))", WHOLE),
+    ("exported", f"{GENERATE}(inputs_embeds=torch.ones(1, 4, 32), attention_mask=torch.ones(1, 1, 4, 4))", WHOLE),
+    (
+        "exported",
+        f"{GENERATE}(ids, generation_config=GenerationConfig(mask_pattern='causal'))",
+        "Nothing reads it here",
+    ),
+    ("exported", f"{GENERATE}_batch([[3, 4]])", "continuous batching"),
+]
 LOADED = [
     ("exported", "pipeline('text-generation', model=folder, trust_remote_code=True)", "TextGenerationPipeline"),
     ("exported", "AutoTokenizer.from_pretrained(folder, trust_remote_code=True)", "Qwen2Tokenizer"),
 ]
 TRY_ALL = """
-import json, sys
+import json, sys, torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
-from transformers import LlavaConfig, Qwen3ForCausalLM, pipeline
+from transformers import GenerationConfig, LlavaConfig, Qwen3ForCausalLM, pipeline
+
+ids = torch.ones(1, 4).long()
 
 def said(folder, load):
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .context import innermost
-from .errors import UnsupportedMaskError
+from .errors import UnsupportedMaskError, bad_argument, shown
 from .inputs import PromptRows
 from .layers import NATIVE
 from .owners import spokesman
@@ -20,6 +20,7 @@ from .takers import TAKERS, takes_masks
 # The arguments in which `generate()` hands each forward a `PromptRows` and a `PromptMask`.
 PROMPT_ROWS = "prompt_rows"
 PROMPT_MASK = "prompt_mask"
+_OURS = ("mask_pattern", "mask_inputs")
 
 
 def check_arguments(model: Any, arguments: MutableMapping[str, Any]) -> None:
@@ -28,7 +29,7 @@ def check_arguments(model: Any, arguments: MutableMapping[str, Any]) -> None:
     Raises:
         UnsupportedMaskError: the model does not, and some models would drop them, or the config's, without a word.
     """
-    given = [name for name in ("mask_pattern", "mask_inputs") if arguments.pop(name, None) is not None]
+    given = [name for name in _OURS if arguments.pop(name, None) is not None]
     if isinstance(arguments.get(PROMPT_ROWS), PromptRows):  # from the model that this one assists, as is the next
         del arguments[PROMPT_ROWS]
     if isinstance(arguments.get(PROMPT_MASK), PromptMask):
@@ -38,6 +39,44 @@ def check_arguments(model: Any, arguments: MutableMapping[str, Any]) -> None:
         given.append("config.mask_pattern")
     if given and not any(takes_masks(type(part)) for part in model.modules()):
         raise UnsupportedMaskError(f"`{given[0]}`: {type(model).__name__} does not take one. {TAKERS}")
+
+
+def is_whole(mask: Any) -> bool:
+    """Whether an `attention_mask` says more than which tokens are real."""
+    return isinstance(mask, Mapping) or (isinstance(mask, Tensor) and mask.ndim > 2)
+
+
+def check_generation_config(settings: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse a `GenerationConfig` that says masks, and one that masks cannot go with.
+
+    Nobody reads them there, and the argument of the same name would end there too: `generate()` takes each argument
+    of which its settings know the name for a setting.
+
+    Args:
+        settings: of one call, or of all.
+        arguments: of the forwards to come.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    for name in _OURS:
+        if (said := getattr(settings, name, None)) is not None:
+            got, expected = shown(said), f"{name}=... as an argument of generate()"
+            remedy = f"Nothing reads it here: `del generation_config.{name}`, and pass it there."
+            remedy += " A pattern for all calls goes into model.config.mask_pattern." * (name == "mask_pattern")
+            raise bad_argument(f"generation_config.{name}", got, expected, remedy)
+    if settings.token_healing and (given := _given(arguments)):
+        remedy = "Set the pattern in model.config or with use_mask_pattern, or heal the prompt before the call: "
+        remedy += "model.heal_tokens(input_ids, tokenizer)."
+        expected = f"a call without {given}, which would not hold where the prompt's last tokens are generated again"
+        raise bad_argument("token_healing", "True", expected, remedy)
+
+
+def _given(arguments: Mapping[str, Any]) -> str | None:
+    """The first of the arguments that say masks."""
+    if is_whole(arguments.get("attention_mask")):
+        return "a whole attention_mask"
+    return next((name for name in _OURS if arguments.get(name) is not None), None)
 
 
 def tell_prompt(model: Any, arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int) -> None:
@@ -101,21 +140,24 @@ def mask_preparation(model: Any, function: Callable[..., Any], arguments: Mappin
     return prepared
 
 
-def check_continuous_batching(model: Any, arguments: Mapping[str, Any]) -> None:
+def check_continuous_batching(model: Any, arguments: Mapping[str, Any], settings: Any = None) -> None:
     """Refuse masks where the forwards would not see them: another thread makes batches of its own, without arguments.
 
     Args:
         arguments: of `generate_batch`, which drops what it does not know.
+        settings: a `GenerationConfig`; the model's own where there is none.
 
     Raises:
         UnsupportedMaskError: there may be a pattern, or there is data for one or a whole mask.
+        ValueError: the settings say masks.
     """
-    given, mask = arguments.get("mask_pattern"), arguments.get("attention_mask")
+    check_generation_config(model.generation_config if settings is None else settings, arguments)
+    given = arguments.get("mask_pattern")
     if _has_pattern(model, given) or _keeps_pattern(model):
         what = "mask_pattern" if given is None else f"mask_pattern={str(given)!r}"
     elif arguments.get("mask_inputs"):
         what = "mask_inputs"
-    elif isinstance(mask, Mapping) or (isinstance(mask, Tensor) and mask.ndim > 2):
+    elif is_whole(arguments.get("attention_mask")):
         what = "a whole attention_mask"
     else:
         return

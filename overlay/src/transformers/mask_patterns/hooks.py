@@ -21,6 +21,7 @@ from .generation import (
     PROMPT_ROWS,
     check_arguments,
     check_continuous_batching,
+    check_generation_config,
     mask_preparation,
     take_prompt_mask,
     tell_prompt,
@@ -30,7 +31,15 @@ from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
 from .owners import configured, spokesman
 from .prompt_mask import PromptMask
-from .refusals import check_combination, check_keywords, check_no_inputs, check_order, check_prepared, check_router
+from .refusals import (
+    check_combination,
+    check_keywords,
+    check_no_inputs,
+    check_order,
+    check_pipeline,
+    check_prepared,
+    check_router,
+)
 from .takers import check_config, computes_with_its_mask
 from .training import LeakWatch, loss_function
 
@@ -40,6 +49,8 @@ __all__ = [
     "check_arguments",
     "check_config",
     "check_continuous_batching",
+    "check_generation_config",
+    "check_pipeline",
     "loss_function",
     "mask_function",
     "mask_preparation",
@@ -82,6 +93,11 @@ def masks(
     said, inputs, rows = _said(model, input_ids, attention_mask, kwargs)
     check_keywords(kwargs)
     forward = Forward(model.config, inputs_embeds, past_key_values)
+    if forward.is_step and prompt_mask is None and said is not NATIVE and not model.training:
+        known = forward.next_token(said, attention_mask, input_ids, position_ids, inputs, rows)
+        if known is not None:
+            check_order(model)
+            return dict.fromkeys(forward.layer_types, known)
     plan = forward.plan(said)
     if prompt_mask is not None:
         LeakWatch.forget(model)

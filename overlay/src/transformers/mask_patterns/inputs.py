@@ -132,6 +132,9 @@ class RowData(Protocol):
     def table(self, name: str, own: Tensor | None = None) -> Tensor | None:
         """Several integers per row, int64 `(rows, any)`, from the pattern itself or from `mask_inputs`."""
 
+    def marked(self, token: int) -> PerToken | None:
+        """1 at the tokens that are `token`, 0 at the others; None if tokens are not known."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -145,6 +148,7 @@ class Rows:
         at_prefill: per-token data seen in earlier forwards of the same cache. Only such data may be shorter than the
             row by now: new tokens then go on as the last one. Data of the wrong size is never stretched.
         read: names of `inputs` that a pattern has asked for.
+        looked_for: tokens that a pattern has asked for.
         later: slots that per-token data may cover beyond those of the layout, and that are not looked at.
         prompt: in `generate()`, what it started from. Per-token data of that size goes on as seen data does, and may
             be longer than the row by now, where a prompt is read in chunks.
@@ -154,6 +158,7 @@ class Rows:
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     at_prefill: dict[str, list[Tensor]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    looked_for: set[int] = field(default_factory=set)
     later: int = 0
     prompt: PromptRows | None = None
 
@@ -212,6 +217,11 @@ class Rows:
             expected = f"shape ({self.layout.batch}, any), a line per row"
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give each row of the batch its own.")
         return data.expand(self.layout.batch, -1)
+
+    def marked(self, token: int) -> PerToken | None:
+        self.looked_for.add(token)
+        tokens = self.per_token("input_ids")
+        return None if tokens is None else tokens.equal_to(token)
 
     def per_token(self, name: str, own: Tensor | None = None) -> PerToken | None:
         data = self._find(name, own)
@@ -316,5 +326,10 @@ class DocumentRows:
     table = per_row
 
     def per_token(self, name: str, own: Tensor | None = None) -> PerToken | None:
-        data = self.parent.per_token(name, own)
+        return self._of_documents(self.parent.per_token(name, own))
+
+    def marked(self, token: int) -> PerToken | None:
+        return self._of_documents(self.parent.marked(token))
+
+    def _of_documents(self, data: PerToken | None) -> PerToken | None:
         return None if data is None else PerToken(data.values, data.starts[self.row] + self.start, self.counts)

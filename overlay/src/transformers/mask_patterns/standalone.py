@@ -21,9 +21,9 @@ from transformers.utils.generic import merge_with_config_defaults
 
 from .attention import AttentionOutput, attend
 from .config import ConfigPattern, for_file
-from .errors import bad_argument
+from .errors import UnsupportedMaskError, bad_argument
 from .forward import Backend
-from .generation import PROMPT_ROWS, put_prompt
+from .generation import PROMPT_ROWS, check_continuous_batching, check_generation_config, is_whole, put_prompt
 from .hooks import masks
 
 
@@ -96,8 +96,24 @@ class MaskedHead:
             obey_masks(self.base_model)
             setattr(self, self.base_model_prefix, self.base_model)  # again: `owners` links what takes masks
 
+    def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """All settings of a call and its other arguments; those that cannot go with masks are refused."""
+        prepared: tuple[Any, dict[str, Any]] = super()._prepare_generation_config(*args, **kwargs)  # type: ignore[misc]
+        check_generation_config(*prepared)
+        return prepared
+
+    def init_continuous_batching(self, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Refuse it: nobody tells its forwards of masks."""
+        check_continuous_batching(self, {}, generation_config)
+        return super().init_continuous_batching(generation_config, *args, **kwargs)  # type: ignore[misc]
+
     def _validate_model_kwargs(self, model_kwargs: Mapping[str, Any]) -> None:
-        """Refuse misspelled arguments of `generate`, which knows those of upstream's forward."""
+        """Refuse misspelled arguments of `generate`, which knows those of upstream's forward, and whole masks."""
+        if is_whole(model_kwargs.get("attention_mask")):
+            raise UnsupportedMaskError(
+                "`attention_mask`: on stock transformers, generate() of an exported model takes no 3D or 4D mask. "
+                "Pass a 2D mask of real tokens and padding with a mask_pattern, or load it in the mask patterns fork."
+            )
         ours = ("mask_pattern", "mask_inputs", PROMPT_ROWS)
         known = {name: value for name, value in model_kwargs.items() if name not in ours}
         super()._validate_model_kwargs(known)  # type: ignore[misc]
