@@ -15,7 +15,8 @@ SOURCED = $(if $(SOURCE),--source "$(SOURCE)") $(if $(UPSTREAM),--upstream "$(UP
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install uninstall apply export status verify prove branch wheel clean test test-upstream lint demo
+.PHONY: help install uninstall apply export status verify prove rebase rebase-continue rebase-abort branch wheel clean
+.PHONY: test test-upstream lint demo
 
 help: ## list the targets
 	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -40,6 +41,15 @@ verify: ## every series applies to pristine source and exports byte for byte
 
 prove: ## without each patch, the test it names fails
 	$(TOOL) prove $(SOURCED) $(ARGS)
+
+rebase: ## the series, carried to another release (TO=5.23.0 SOURCE=)
+	$(TOOL) rebase --to "$(TO)" $(SOURCED) $(ARGS)
+
+rebase-continue: ## go on where a rebase stopped (ARGS="--drop N" or "--accept N")
+	$(TOOL) rebase-continue $(ARGS)
+
+rebase-abort: ## forget a rebase
+	$(TOOL) rebase-abort $(ARGS)
 
 branch: ## the applied series as a plain git branch, to push (UPSTREAM= SOURCE=)
 	$(TOOL) branch $(SOURCED) $(ARGS)

@@ -14,6 +14,7 @@ from fork.errors import ForkError
 from fork.git import Git
 from fork.pins import Pin
 from fork.project import SUBMODULE, Project
+from fork.sdist import archive_name
 from fork.source import Source, base_ref
 from fork.upstream import chosen_pin
 
@@ -63,8 +64,9 @@ def describe_base(git: Git, pin: Pin, base: str) -> str:
     if base == git.commit(base_ref(pin, Source.GIT)):
         return f"it stands on upstream's own commit of {pin.tag}, {base}"
     return (
-        f"it stands on an import of {pin.sdist}, {base}: not upstream's commit, and without upstream's history, "
-        "so it shares no commit with upstream's repository (make branch SOURCE=git does)"
+        f"it stands on an import of {archive_name(pin.version)}, {base}: not upstream's commit, "
+        "and without upstream's history, so it shares no commit with upstream's repository "
+        "(make branch SOURCE=git does)"
     )
 
 

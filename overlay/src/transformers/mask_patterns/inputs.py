@@ -18,6 +18,7 @@ _GIVEN_ANYWAY = {"input_ids", "position_ids"}  # every forward has them, whether
 _GO_ON = {"document_ids", "segment_ids"}  # new tokens take the last token's
 _END = {"gist_mask", "global_attention_mask"}  # new tokens have none
 PER_TOKEN = _GO_ON | _END
+PER_ROW = {"prefix_lengths", "tree_prefix"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +214,8 @@ class Rows:
         data = self._find(name, own)
         if data is None:
             return None
-        if data.ndim != 2 or len(data) not in (1, self.layout.batch):
+        _require_lines(name, data)
+        if len(data) not in (1, self.layout.batch):
             expected = f"shape ({self.layout.batch}, any), a line per row"
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give each row of the batch its own.")
         return data.expand(self.layout.batch, -1)
@@ -227,10 +229,11 @@ class Rows:
         data = self._find(name, own)
         if data is None:
             return None
+        _require_lines(name, data)
         slots = self.layout.slots
-        if data.ndim == 2 and slots < data.shape[1] in (slots + self.later, self.prompt and self.prompt.slots):
+        if slots < data.shape[1] in (slots + self.later, self.prompt and self.prompt.slots):
             data = data[:, :slots]
-        if data.ndim != 2 or len(data) not in (1, self.layout.batch):
+        if len(data) not in (1, self.layout.batch):
             expected = f"shape ({self.layout.batch}, {slots}), shaped like input_ids"
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give every row its own line.")
         if data.shape[1] < slots and name in PER_TOKEN and self._is_known(name, data):
@@ -289,6 +292,13 @@ class Rows:
         index = torch.minimum(steps[None], last).expand(len(by_position), -1)
         gone_on = by_position.gather(1, index)
         return gone_on if name in _GO_ON else gone_on.where(steps[None] <= last, 0)
+
+
+def _require_lines(name: str, data: Tensor) -> None:
+    """Refuse data of which it is not plain what are its rows."""
+    if data.ndim != 2:
+        remedy = f"One line for all rows is {name}[None]."
+        raise bad_argument(name, f"shape {tuple(data.shape)}", "two dimensions, with a line for each row", remedy)
 
 
 @dataclass(frozen=True, eq=False)

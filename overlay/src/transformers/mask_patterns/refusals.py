@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import UnsupportedMaskError, bad_argument
-from .inputs import PER_TOKEN
+from .inputs import PER_ROW, PER_TOKEN
 from .layers import Masks, Own
 
 
@@ -35,7 +35,7 @@ def check_no_inputs(inputs: Mapping[str, Tensor], beside: str = "") -> None:
         raise bad_argument("mask_inputs", f"{sorted(inputs)}{beside}", "a mask pattern that reads it", remedy)
 
 
-_DATA = {*PER_TOKEN, "prefix_lengths", "tree_prefix", "tree_parents"}
+_DATA = {*PER_TOKEN, *PER_ROW, "tree_parents"}
 
 
 def check_keywords(kwargs: Mapping[str, Any]) -> None:
