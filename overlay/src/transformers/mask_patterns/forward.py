@@ -53,11 +53,16 @@ class Backend(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """One forward of a base model: its geometry and its backend."""
+    """One forward of a base model: its geometry and its backend.
+
+    Args:
+        fixed: whether the shapes of masks must not change from token to token.
+    """
 
     config: Any
     embeds: Tensor
     cache: Any
+    fixed: bool = False
 
     @property
     def layer_types(self) -> set[str]:
@@ -223,7 +228,7 @@ class Forward:
 
     def _of_places(self, places: Spans, kv_length: int, is_causal: bool) -> LoweredMask:
         """The mask of one token that sees these places of the key/value tensors, in every row and head."""
-        if self._is_on(Backend.SDPA) and _are_few(places):
+        if self._is_on(Backend.SDPA) and not self.fixed and _are_few(places):
             return NativeCausal() if is_causal and places == ((0, kv_length),) else KeysMask(places, kv_length)
         visible = torch.zeros(1, 1, 1, kv_length, dtype=torch.bool, device=self.embeds.device)
         for start, end in places:
@@ -273,7 +278,7 @@ class Forward:
     def _lower(self, bound: Pattern, layout: Layout, backend: Backend) -> LoweredMask:
         if backend is Backend.FLEX:
             return FlexMask(block_mask(bound, layout))
-        if backend is Backend.SDPA and bound == Causal() and _is_plain(layout):
+        if backend is Backend.SDPA and bound == Causal() and not self.fixed and _is_plain(layout):
             return NativeCausal()
 
         def dense() -> LoweredMask:
