@@ -84,9 +84,9 @@ def turn(model: Any, caches: dict[Any, Any], backend: str, length: int, pattern:
     from time import perf_counter
 
     import torch
-    from transformers.generation.streamers import BaseStreamer
 
     from transformers import DynamicCache
+    from transformers.generation.streamers import BaseStreamer
 
     class Clock(BaseStreamer):
         times: list[float] = []

@@ -48,6 +48,8 @@ def somebodys(checkout: Checkout) -> list[str]:
     checkout.recover()
     state = checkout.state()
     edits = checkout.edits(state)
-    refs = checkout.git.out("for-each-ref", "--format=%(refname)", "refs/heads", "refs/stash", "refs/fork/rescue")
+    ours = [f"--no-merged={state.applied}"] if state else []  # such as the branch of make branch
+    places = ("refs/heads", "refs/stash", "refs/fork/rescue")
+    refs = checkout.git.out("for-each-ref", "--format=%(refname)", *ours, *places)
     others = [ref for ref in refs.split() if ref != "refs/heads/masks"]
     return [*edits.commits, *edits.changed, *edits.untracked, *others]

@@ -18,9 +18,9 @@ import pytest
 import torch
 from small_models import make_model
 from torch import Tensor
-from transformers.generation.streamers import BaseStreamer
 
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM, StaticCache
+from transformers.generation.streamers import BaseStreamer
 from transformers.mask_patterns import (
     Causal,
     Document,
