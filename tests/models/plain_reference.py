@@ -49,12 +49,17 @@ def _experts(config: Any, own: dict[str, Tensor], x: Tensor) -> Tensor:
             chosen = odds.argsort(descending=True)[: config.num_experts_per_tok].tolist()
             total = odds[chosen].sum() if config.norm_topk_prob else 1
             for e in chosen:
-                gate, up = (own["mlp.experts.gate_up_proj"][e] @ token).chunk(2)
-                said = own["mlp.experts.down_proj"][e] @ (torch.nn.functional.silu(gate) * up)
-                out[b, i] += odds[e] / total * said
+                out[b, i] += odds[e] / total * _expert(own, e, token)
     if "mlp.shared_expert_gate.weight" in own:  # Qwen2-MoE
         out += (x @ own["mlp.shared_expert_gate.weight"].T).sigmoid() * _mlp(own, "mlp.shared_expert", x)
     return out
+
+
+def _expert(own: dict[str, Tensor], e: int, token: Tensor) -> Tensor:
+    if "mlp.experts.gate_up_proj" not in own:  # a module each, before transformers 5
+        return _mlp(own, f"mlp.experts.{e}", token)
+    gate, up = (own["mlp.experts.gate_up_proj"][e] @ token).chunk(2)
+    return own["mlp.experts.down_proj"][e] @ (torch.nn.functional.silu(gate) * up)
 
 
 def _rms(x: Tensor, weight: Tensor, config: Any) -> Tensor:

@@ -171,11 +171,12 @@ def test_generate(how: dict[str, Any], tokens: Tensor) -> None:
 def test_candidates_that_are_taken_back(candidates: str, tokens: Tensor) -> None:
     model = make_model(mask_pattern=STREAMING)
     assistant = make_model(num_hidden_layers=1)
-    how = {"prompt_lookup_num_tokens": 4} if candidates == "prompt lookup" else {"assistant_model": assistant}
+    lookup = {"prompt_lookup_num_tokens": 4, "eos_token_id": 64}  # that never comes
+    how = lookup if candidates == "prompt lookup" else {"assistant_model": assistant}
     prompt = tokens[:1, :40].repeat(1, 2)
     sizes = {"max_new_tokens": 110, "min_new_tokens": 110, **greedy}
     cache = MaskedCache()
-    got = model.generate(prompt, past_key_values=cache, **sizes, **how)
+    got = model.generate(prompt, past_key_values=cache, **(sizes | how))
     want = model.generate(prompt, **sizes)
     assert torch.equal(got.sequences, want.sequences)
     torch.testing.assert_close(torch.stack(got.logits), torch.stack(want.logits), atol=2e-5, rtol=1e-5)

@@ -14,8 +14,9 @@ from typing import Any
 
 import transformers
 
+from ..utils import generic
 from .bundle import bundle
-from .errors import bad_argument
+from .errors import UnsupportedMaskError, bad_argument
 from .layers import parse_masks
 from .library import Function
 from .owners import spokesman
@@ -69,7 +70,9 @@ def export_for_stock(model: Any, folder: str | Path, tokenizer: Any = None) -> N
     Raises:
         ValueError: the model has no pattern, or code that is not in the folder: a class of the user's, a
             `get_mask_pattern`, or a function in the pattern.
+        UnsupportedMaskError: this release is not one that the exported code runs on.
     """
+    _check_release()
     family = _Family.of(model)
     _check_method(model)
     _check_pattern(model.config)
@@ -145,6 +148,14 @@ def _auto_classes(config: type) -> Iterator[tuple[str, type]]:
             mapping = getattr(transformers, name)._model_mapping
             if config in mapping and isinstance(mapping[config], type):
                 yield name, mapping[config]
+
+
+def _check_release() -> None:
+    if not hasattr(generic, "merge_with_config_defaults"):
+        raise UnsupportedMaskError(
+            f"export_for_stock: the exported code runs on transformers 5, not {transformers.__version__}. Save "
+            "the model with save_pretrained(), and export it in the fork of transformers 5."
+        )
 
 
 def _check_method(model: Any) -> None:
