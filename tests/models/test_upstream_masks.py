@@ -19,6 +19,9 @@ from transformers.mask_patterns.lowering.dense import visible_grid
 from transformers.mask_patterns.positions import Layout
 
 
+if not hasattr(upstream, "blockwise_overlay"):
+    pytest.skip("this release has not all of the mask functions that are compared here", allow_module_level=True)
+
 LENGTH = 9
 UNPADDED = torch.zeros(2, dtype=torch.long)
 IDS = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2], [5, 5, 4, 4, 4, 4, 4, 3, 3]])
