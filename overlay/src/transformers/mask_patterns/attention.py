@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
 
@@ -53,6 +54,10 @@ class LayerMasks:
     def __getitem__(self, layer: int) -> LoweredMask:
         return self.masks[layer]
 
+    def contiguous(self) -> LayerMasks:
+        """These: from transformers 5.23 on `generate()` asks that of the masks that it made ahead, as of tensors."""
+        return self
+
 
 def attend(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionOutput:
     """Call `function`, upstream's own, with the mask of this layer; calls without masks of ours pass unchanged.
@@ -92,7 +97,8 @@ class NativeCausal:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
-        return function(module, q, k, v, None, **{**kwargs, "is_causal": True})  # whatever the config says
+        is_causal = q.shape[2] > 1  # whatever the config says; of one query it would show the first key alone
+        return function(module, q, k, v, None, **{**kwargs, "is_causal": is_causal})
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +256,7 @@ class FlexMask:
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
         if self.bias is not None:
+            _check_takes_bias(function)
             shape = (len(q), q.shape[1], q.shape[2], k.shape[2])
             kwargs["position_bias"] = self.bias.to(q.dtype).expand(shape)
         scores = len(q) * q.shape[1] * q.shape[2] * k.shape[2]
@@ -267,6 +274,15 @@ class FlexMask:
                 f"{tuple(k.shape)}, {q.dtype} on {q.device.type} ({type(error).__name__}). The mask is fine: use "
                 "attn_implementation='sdpa' or 'eager', or another length."
             ) from error
+
+
+def _check_takes_bias(function: AttentionFunction) -> None:
+    """Refuse a bias that upstream's function would drop, as before transformers 5."""
+    if "position_bias" not in signature(function).parameters:
+        raise UnsupportedMaskError(
+            "attention_mask: flex_attention in this release of transformers takes no floating mask for all heads. "
+            "Pass a bool mask, or switch with model.set_attn_implementation('sdpa')."
+        )
 
 
 def _is_from_compiler(error: Exception) -> bool:
