@@ -5,6 +5,7 @@
 #   UPSTREAM=5.17.0      the release to stand on (else the checkout's, else the default)
 #   WHEELHOUSE=dir       take every package from this folder, never from the network
 #   MODEL=id-or-path     the model of `make demo`
+#   JOBS=4               processes of `make test-upstream`
 #   ARGS="..."           further options: of pytest in `make test`, of the tool in the others
 #   PYTHON=python3.12    the interpreter to start from
 PYTHON ?= python3
@@ -14,7 +15,8 @@ SOURCED = $(if $(SOURCE),--source "$(SOURCE)") $(if $(UPSTREAM),--upstream "$(UP
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install uninstall apply export status verify prove clean test lint demo
+.PHONY: help install uninstall apply export status verify prove rebase rebase-continue rebase-abort branch wheel clean
+.PHONY: test test-upstream lint demo
 
 help: ## list the targets
 	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -40,11 +42,29 @@ verify: ## every series applies to pristine source and exports byte for byte
 prove: ## without each patch, the test it names fails
 	$(TOOL) prove $(SOURCED) $(ARGS)
 
+rebase: ## the series, carried to another release (TO=5.23.0 SOURCE=)
+	$(TOOL) rebase --to "$(TO)" $(SOURCED) $(ARGS)
+
+rebase-continue: ## go on where a rebase stopped (ARGS="--drop N" or "--accept N")
+	$(TOOL) rebase-continue $(ARGS)
+
+rebase-abort: ## forget a rebase
+	$(TOOL) rebase-abort $(ARGS)
+
+branch: ## the applied series as a plain git branch, to push (UPSTREAM= SOURCE=)
+	$(TOOL) branch $(SOURCED) $(ARGS)
+
+wheel: ## wheel and sdist of the fork in dist/ (UPSTREAM= SOURCE=)
+	$(TOOL) wheel $(SOURCED) $(ARGS)
+
 clean: ## remove what is derived, keep what you edited
 	$(TOOL) clean $(ARGS)
 
 test: ## install, then run the tests (ARGS="-k sink")
 	$(TOOL) test $(SOURCED) -- $(ARGS)
+
+test-upstream: ## upstream's tests on the pin and patched: what differs (JOBS= ARGS="-k tp")
+	$(TOOL) test-upstream $(SOURCED) $(if $(JOBS),--jobs "$(JOBS)") -- $(ARGS)
 
 lint: ## ruff and mypy
 	$(TOOL) lint $(SOURCED)

@@ -17,9 +17,9 @@ import matplotlib as mpl
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
-from transformers.generation.streamers import BaseStreamer
 
 from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.generation.streamers import BaseStreamer
 from transformers.mask_patterns import MaskedCache, Sink, SlidingWindow
 
 

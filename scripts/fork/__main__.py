@@ -9,13 +9,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from fork import branch as branch_module
 from fork import clean as clean_module
-from fork import develop, series
+from fork import develop, series, upstream_tests
 from fork import export as export_module
 from fork import install as install_module
 from fork import prove as prove_module
+from fork import rebase as rebase_module
 from fork import status as status_module
 from fork import verify as verify_module
+from fork import wheel as wheel_module
 from fork.errors import ForkError
 from fork.lock import exclusive
 from fork.project import find_root
@@ -27,13 +30,16 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its function, its arguments, and whether it changes anything (then it holds the lock)."""
+    """A command: its function, its arguments, whether it changes anything (then it holds the lock), and
+    what goes on after an interruption, if not itself.
+    """
 
     name: str
     help: str
     run: Callable[[Path, argparse.Namespace], None]
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     alone: bool = True
+    resume: str = ""
 
 
 def source_argument(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +79,44 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patch", metavar="N", help="only this one: its number, or how its name begins")
 
 
+def rebase(root: Path, arguments: argparse.Namespace) -> None:
+    """The `rebase` command."""
+    rebase_module.start(root, arguments.to, arguments.source, arguments.upstream)
+
+
+def rebase_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--to`, and what `apply` takes: here `--upstream` is the release to start from."""
+    source_argument(parser)
+    parser.add_argument("--to", default="", metavar="VERSION", help="the release to go to")
+
+
+def rebase_continue(root: Path, arguments: argparse.Namespace) -> None:
+    """The `rebase-continue` command."""
+    rebase_module.proceed(root, arguments.drop, arguments.accept)
+
+
+def rebase_continue_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--drop` and `--accept`."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--drop", default="", metavar="N", help="go on without this patch")
+    choice.add_argument("--accept", default="", metavar="N", help="this patch belongs where it landed")
+
+
+def rebase_abort(root: Path, arguments: argparse.Namespace) -> None:
+    """The `rebase-abort` command."""
+    rebase_module.abort(root)
+
+
+def branch(root: Path, arguments: argparse.Namespace) -> None:
+    """The `branch` command."""
+    branch_module.branch(root, arguments.source, arguments.upstream)
+
+
+def wheel(root: Path, arguments: argparse.Namespace) -> None:
+    """The `wheel` command."""
+    wheel_module.wheel(root, arguments.source, arguments.upstream)
+
+
 def clean(root: Path, arguments: argparse.Namespace) -> None:
     """The `clean` command."""
     clean_module.clean(root)
@@ -99,6 +143,17 @@ def test_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="-- pytest's arguments")
 
 
+def test_upstream(root: Path, arguments: argparse.Namespace) -> None:
+    """The `test-upstream` command."""
+    upstream_tests.test_upstream(root, arguments.source, arguments.upstream, arguments.jobs, arguments.words)
+
+
+def test_upstream_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `test` takes, and `--jobs`."""
+    test_arguments(parser)
+    parser.add_argument("--jobs", type=int, default=develop.workers(), help="processes (default: one a core)")
+
+
 def lint(root: Path, arguments: argparse.Namespace) -> None:
     """The `lint` command."""
     develop.lint(root, arguments.source, arguments.upstream)
@@ -119,6 +174,7 @@ COMMANDS = (
     Command("install", "into the research environment, editable", install, source_argument),
     Command("uninstall", "put the stock release back", uninstall),
     Command("test", "install, then pytest", test, test_arguments, alone=False),
+    Command("test-upstream", "upstream's tests, on the pin and patched", test_upstream, test_upstream_arguments),
     Command("lint", "ruff and mypy", lint, source_argument, alone=False),
     Command("demo", "install, then the demo", demo, demo_arguments, alone=False),
     Command("apply", "project -> checkout: upstream's source, overlay and patches", apply, source_argument),
@@ -126,6 +182,11 @@ COMMANDS = (
     Command("status", "what is applied, edited, drifted", status, alone=False),
     Command("verify", "every pin applies and comes back byte for byte", verify),
     Command("prove", "without each patch, the test it names fails", prove, prove_arguments),
+    Command("rebase", "the series, carried to another release", rebase, rebase_arguments, resume="rebase-continue"),
+    Command("rebase-continue", "go on where a rebase stopped", rebase_continue, rebase_continue_arguments),
+    Command("rebase-abort", "forget a rebase", rebase_abort),
+    Command("branch", "the applied series as a plain git branch", branch, source_argument),
+    Command("wheel", "wheel and sdist of the fork", wheel, source_argument),
     Command("clean", "remove what is derived", clean),
 )
 
@@ -157,7 +218,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}; nothing is lost\nnext:  see to that, then make {command.name}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted; nothing is lost\nnext:  make {command.name}", file=sys.stderr)
+        print(f"interrupted; nothing is lost\nnext:  make {command.resume or command.name}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -297,6 +297,7 @@ def tidy(project: Project) -> None:
         return
     folder = git_dir(checkout.git)
     left = [folder / f"{name}.lock" for name in LOCKS]
+    left += folder.glob("worktrees/*/*.lock")  # that of a rebase
     left += [*(folder / "refs" / "fork").rglob("*.lock"), folder / "refs" / "heads" / "masks.lock"]
     for lock in left:
         lock.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from fork.checkout import Checkout
+from fork.progress import Area
 from fork.project import SCRATCH, SUBMODULE, Project
 
 
@@ -14,7 +15,7 @@ def clean(root: Path) -> None:
     project = Project(root)
     checkout = Checkout.of(project)
     if checkout.exists():
-        own = somebodys(checkout)
+        own = [*rebasing(project), *somebodys(checkout)]
         if own:
             print(f"kept: {SUBMODULE}/, it holds\n" + "\n".join(f"  {line}" for line in own))
         else:
@@ -25,11 +26,19 @@ def clean(root: Path) -> None:
     for path in sorted(project.state.iterdir()):
         if path.name == "rescued":
             print(f"kept: {path.relative_to(root)}/, files rescued from an export that was cut short")
+        elif path == Area(project).folder and rebasing(project):
+            print(f"kept: {path.relative_to(root)}/, a rebase that is not finished (make rebase-abort forgets it)")
         elif path.is_dir():
             shutil.rmtree(path)
             print(f"removed: {path.relative_to(root)}/")
         elif path.name != "lock":
             path.unlink()
+
+
+def rebasing(project: Project) -> list[str]:
+    """The rebase that is going on, whose worktree belongs to the checkout's repository."""
+    progress = Area(project).read()
+    return [f"a rebase to {progress.new.version}"] if progress else []
 
 
 def somebodys(checkout: Checkout) -> list[str]:
@@ -39,6 +48,8 @@ def somebodys(checkout: Checkout) -> list[str]:
     checkout.recover()
     state = checkout.state()
     edits = checkout.edits(state)
-    refs = checkout.git.out("for-each-ref", "--format=%(refname)", "refs/heads", "refs/stash", "refs/fork/rescue")
+    ours = [f"--no-merged={state.applied}"] if state else []  # such as the branch of make branch
+    places = ("refs/heads", "refs/stash", "refs/fork/rescue")
+    refs = checkout.git.out("for-each-ref", "--format=%(refname)", *ours, *places)
     others = [ref for ref in refs.split() if ref != "refs/heads/masks"]
     return [*edits.commits, *edits.changed, *edits.untracked, *others]

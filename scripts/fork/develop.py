@@ -36,9 +36,13 @@ def test(root: Path, source: Source, upstream: str, words: Sequence[str]) -> NoR
     """Install, add what the tests need, and become pytest."""
     with exclusive(root):
         environment = ready_for_tests(root, source, upstream)
-    workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
     os.chdir(root)
-    become(environment, ["-m", "pytest", "--numprocesses", workers, "--dist", "worksteal", *words], THREADS)
+    become(environment, ["-m", "pytest", "--numprocesses", str(workers()), "--dist", "worksteal", *words], THREADS)
+
+
+def workers() -> int:
+    """A worker a core, up to a few."""
+    return min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 def demo(root: Path, source: Source, upstream: str, model: str) -> NoReturn:
@@ -86,9 +90,14 @@ def type_groups(root: Path) -> Iterator[tuple[list[str], str]]:
 
 
 def ready_for_tests(root: Path, source: Source, upstream: str) -> Environment:
-    """Install, and add the test requirements that are not met yet. The caller holds the lock."""
+    """Install, and add what our tests need. The caller holds the lock."""
+    return ready(root, source, upstream, "requirements-test.txt")
+
+
+def ready(root: Path, source: Source, upstream: str, requirements: str) -> Environment:
+    """Install, and add the requirements that are not met yet. The caller holds the lock."""
     environment = install(root, source, upstream)
-    file = root / "scripts" / "requirements-test.txt"
+    file = root / "scripts" / requirements
     inventory = take(environment)
     if unmet(file, inventory):
         before = journal.of(inventory, movable=frozenset())

@@ -208,6 +208,19 @@ def check(recorded: Landing, landed: Landing) -> None:
                 )
 
 
+def moved(meant: Sequence[Change], landed: Sequence[Change]) -> str | None:
+    """Where changes were meant for and where they went instead, after a merge; None if all is as it was.
+
+    Lines that are the same must lie where they lay, as often. What is left was changed by hand: its places count.
+    """
+    left, came = _exact(meant) - _exact(landed), _exact(landed) - _exact(meant)
+    lost = {(file, scopes) for file, _, scopes in left} - {(file, scopes) for file, _, scopes in came}
+    new = {(file, scopes) for file, _, scopes in came} - {(file, scopes) for file, _, scopes in left}
+    if not lost and not new:
+        return None
+    return f"meant for {_where(lost)}, went to {_where(new)}"
+
+
 def _places(found: Sequence[Change], like: Change) -> Counter[tuple[str, ...]]:
     """Where the same lines lie in the same file, and how often."""
     return Counter(change.scopes for change in found if (change.file, change.change) == (like.file, like.change))
@@ -215,3 +228,11 @@ def _places(found: Sequence[Change], like: Change) -> Counter[tuple[str, ...]]:
 
 def _words(places: Counter[tuple[str, ...]]) -> str:
     return "; ".join(" and ".join(scopes) for scopes in places)
+
+
+def _exact(found: Sequence[Change]) -> Counter[tuple[str, str, tuple[str, ...]]]:
+    return Counter((change.file, change.change, change.scopes) for change in found)
+
+
+def _where(places: set[tuple[str, tuple[str, ...]]]) -> str:
+    return ", ".join(f"{' and '.join(scopes)} in {file}" for file, scopes in sorted(places)) or "nowhere"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from fork.errors import ForkError
@@ -21,10 +21,9 @@ class Pin:
     sdist_sha256: str
     torch: str
 
-    @property
-    def sdist(self) -> str:
-        """The name of the release's source archive."""
-        return f"transformers-{self.version}.tar.gz"
+    def text(self) -> str:
+        """The pin as its `pin.cfg` has it."""
+        return "[pin]\n" + "".join(f"{name} = {value}\n" for name, value in asdict(self).items() if value)
 
 
 SHAPES = {"commit": r"(|[0-9a-f]{40})", "sdist_sha256": r"[0-9a-f]{64}"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -130,13 +131,20 @@ def unpack(git: Git, commit: str, folder: Path) -> None:
 
 
 def run_test(root: Path, python: Path, test: str, tree: Path, scratch: Path) -> tuple[Outcome, str]:
-    """Run one test in a process of its own that imports transformers from `tree`."""
+    """Run one test; how it ended, and what pytest said."""
+    report, said = run_pytest(root, python, ["-x", test], tree, scratch)
+    cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
+    return worst(cases), said
+
+
+def run_pytest(root: Path, python: Path, words: Sequence[str], tree: Path, scratch: Path) -> tuple[Path, str]:
+    """Run pytest in a process of its own that imports transformers from `tree`; its report and last words."""
     report = scratch / "report.xml"
     report.unlink(missing_ok=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST_"))}
     done = subprocess.run(
-        [str(python), "-m", "pytest", "-x", "-q", "-o", "addopts=", "-o", f"cache_dir={scratch / 'cache'}",
-         f"--junitxml={report}", test],
+        [str(python), "-m", "pytest", "-q", "-o", "addopts=", "-o", f"cache_dir={scratch / 'cache'}",
+         f"--junitxml={report}", *words],
         cwd=root,
         env={**kept, "PYTHONPATH": str(tree / "src"), "FORK_TREE": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,
@@ -145,12 +153,11 @@ def run_test(root: Path, python: Path, test: str, tree: Path, scratch: Path) -> 
         text=True,
     )  # fmt: skip
     said = "\n".join(f"    {line}" for line in done.stdout.strip().splitlines()[-12:])
-    return (read_outcome(report) if report.exists() else Outcome.MISSING), said
+    return report, said
 
 
-def read_outcome(report: Path) -> Outcome:
+def worst(cases: Sequence[ElementTree.Element]) -> Outcome:
     """The worst of the cases that pytest reported; an error in collecting is no failure of the test."""
-    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     if any(case.find("error") is not None for case in cases):
         return Outcome.ERROR
     if any(case.find("failure") is not None for case in cases):

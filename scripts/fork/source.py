@@ -5,9 +5,7 @@ Both end as one base commit in the checkout's repository, kept under `refs/fork/
 
 from __future__ import annotations
 
-import re
 import subprocess
-import sys
 from enum import Enum
 from pathlib import Path
 
@@ -15,8 +13,8 @@ from fork.archive import check_sha256, unpack
 from fork.errors import ForkError
 from fork.git import SETTINGS, Git, network_environment
 from fork.pins import Pin
-from fork.pip import pip_environment
 from fork.project import SUBMODULE, Project
+from fork.sdist import archive_name, download
 
 
 class Source(Enum):
@@ -26,8 +24,6 @@ class Source(Enum):
     SDIST = "sdist"
     AUTO = "auto"
 
-
-INERT = Path(__file__).parent / "inert"
 
 # What the sdist's builder added to upstream's files.
 BUILT = ("PKG-INFO", "setup.cfg", f"src/{SUBMODULE}.egg-info")
@@ -61,24 +57,29 @@ def known_base(git: Git, pin: Pin, source: Source) -> str | None:
 
 def fetch_base(git: Git, root: Path, pin: Pin, source: Source, scratch: Path) -> str:
     """Bring the pin's source into the repository: its base commit."""
-    if source is not Source.SDIST:
-        problem = "its commit is not recorded"
-        if pin.commit:
-            problem = fetch_commit(git, submodule_url(root), pin.commit) or ""
-        if pin.commit and not problem:
-            print(f"source: {pin.tag} from git, commit {pin.commit}")
-            git.run("update-ref", base_ref(pin, Source.GIT), pin.commit)
-            return pin.commit
-        if source is Source.GIT:
-            raise ForkError(
-                f"commit {pin.commit or 'unknown'} ({pin.tag}) could not be fetched, "
-                f"expected it at {submodule_url(root)}:\n{problem}",
-                next="make apply SOURCE=sdist",
-            )
-        print(f"source: {pin.tag} from the sdist, as git gives none ({problem.splitlines()[-1]})")
-    else:
+    if source is Source.SDIST:
         print(f"source: {pin.tag} from the sdist")
-    archive = download(pin, scratch)
+        return import_sdist(git, pin, scratch)
+    url = submodule_url(root)
+    problem = fetch_commit(git, url, pin.commit) if pin.commit else "its commit is not recorded"
+    if pin.commit and problem is None:
+        print(f"source: {pin.tag} from git, commit {pin.commit}")
+        git.run("update-ref", base_ref(pin, Source.GIT), pin.commit)
+        return pin.commit
+    if source is Source.GIT:
+        raise ForkError(
+            f"commit {pin.commit or 'unknown'} ({pin.tag}) could not be fetched, expected it at {url}:\n{problem}",
+            next="make apply SOURCE=sdist",
+        )
+    print(f"source: {pin.tag} from the sdist, as git gives none ({str(problem).splitlines()[-1]})")
+    return import_sdist(git, pin, scratch)
+
+
+def import_sdist(git: Git, pin: Pin, scratch: Path) -> str:
+    """The base commit from the release's sdist."""
+    archive = scratch / archive_name(pin.version)
+    if not archive.exists():
+        download(pin.version, scratch, pin.sdist_sha256)
     check_sha256(archive, pin.sdist_sha256)
     commit = import_tree(git, unpack(archive, scratch, archive.name.removesuffix(".tar.gz")), pin, scratch)
     git.run("update-ref", base_ref(pin, Source.SDIST), commit)
@@ -97,60 +98,49 @@ def fetch_commit(git: Git, url: str, commit: str) -> str | None:
     """Fetch one commit without its history, as the user's own configuration says; the problem, if any."""
     if git.commit(commit):
         return None
-    quiet = [word for key in QUIET for word in ("-c", f"{key}={SETTINGS[key]}")]
-    probe = ["ls-remote", "--quiet", url, "HEAD"]
     fetch = [*SLOW, "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head",
              "--no-recurse-submodules", url, commit]  # fmt: skip
-    for words, seconds in ((probe, PROBE_SECONDS), (fetch, None)):
-        try:
-            done = subprocess.run(
-                ["git", *quiet, *words],
-                cwd=git.where,
-                env=network_environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                close_fds=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"no answer from {url} in {seconds} seconds"
-        if done.returncode:
-            return done.stderr.strip() or f"git {words[0]} ended with status {done.returncode}"
+    try:
+        network(git, ["ls-remote", "--quiet", url, "HEAD"], PROBE_SECONDS)
+        network(git, fetch)
+    except NetworkError as problem:
+        return str(problem)
     return None
 
 
-def download(pin: Pin, into: Path) -> Path:
-    """The pin's sdist, from where pip's own configuration says.
+def resolve_tag(git: Git, url: str, tag: str) -> str | None:
+    """The commit that upstream's repository has a tag on; None if it cannot be asked, or has no such tag."""
+    try:
+        told = network(git, ["ls-remote", "--quiet", url, f"refs/tags/{tag}", f"refs/tags/{tag}^{{}}"], PROBE_SECONDS)
+    except NetworkError:
+        return None
+    commits = [line.split()[0] for line in told.splitlines()]
+    return commits[-1] if commits else None  # of an annotated tag, the commit comes last
 
-    pip compares the hash before it opens the archive, and then asks it for metadata, which would run its
-    setup.py; the backend it finds is an inert one that reads PKG-INFO instead.
-    """
-    wanted = into / "requirements.txt"
-    wanted.write_text(f"{SUBMODULE}=={pin.version} --hash=sha256:{pin.sdist_sha256}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", SUBMODULE, "--require-hashes",
-         "--no-build-isolation", "--use-pep517", "--ignore-requires-python", "--progress-bar", "off",
-         "--dest", str(into), "--requirement", str(wanted)],
-        env=pip_environment() | {"PYTHONPATH": str(INERT)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-    if done.returncode == 0:
-        return into / pin.sdist
-    came = re.search(r"Got\s+([0-9a-f]{64})", done.stdout)
-    if came:
-        raise ForkError(
-            f"{pin.sdist} has sha256\n  {came[1]}, expected\n  {pin.sdist_sha256}; nothing in it was unpacked or run",
-            next="make apply SOURCE=git, or put the right archive in the index or wheelhouse",
+
+class NetworkError(Exception):
+    """What git said when a repository could not be read."""
+
+
+def network(git: Git, words: list[str], seconds: int | None = None) -> str:
+    """Run git as the user's own configuration says; what it printed."""
+    quiet = [word for key in QUIET for word in ("-c", f"{key}={SETTINGS[key]}")]
+    try:
+        done = subprocess.run(
+            ["git", *quiet, *words],
+            cwd=git.where,
+            env=network_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            close_fds=False,
         )
-    said = "\n".join(done.stdout.strip().splitlines()[-6:])
-    raise ForkError(
-        f"pip found no {pin.sdist}, expected it in its index or wheelhouse. pip said:\n{said}",
-        next="make apply WHEELHOUSE=<folder that holds it>, or with access to PyPI",
-    )
+    except subprocess.TimeoutExpired:
+        raise NetworkError(f"no answer in {seconds} seconds") from None
+    if done.returncode:
+        raise NetworkError(done.stderr.strip() or f"git ended with status {done.returncode}")
+    return done.stdout
 
 
 def import_tree(git: Git, tree: Path, pin: Pin, scratch: Path) -> str:
@@ -159,7 +149,7 @@ def import_tree(git: Git, tree: Path, pin: Pin, scratch: Path) -> str:
     importing = importing.having(GIT_INDEX_FILE=scratch / "import-index")
     importing.run("add", "--all", "--force", ".")
     importing.run("rm", "-r", "--quiet", "--cached", "--ignore-unmatch", "--", *BUILT)
-    message = f"transformers {pin.version}\n\nThe files of {pin.sdist}\nsha256 {pin.sdist_sha256}\n"
+    message = f"transformers {pin.version}\n\nThe files of {archive_name(pin.version)}\nsha256 {pin.sdist_sha256}\n"
     return importing.out("commit-tree", "-m", message, importing.out("write-tree"))
 
 

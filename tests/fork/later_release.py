@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiny_upstream import SDIST_ONLY, UPSTREAM, VERSION, Tiny, git, pack, pin_text, write
+from tiny_upstream import SDIST_ONLY, UPSTREAM, VERSION, Tiny, git, pack, write
 
 from fork.pins import Pin
 
@@ -34,6 +34,19 @@ class Later:
         sha256 = pack(archive, UPSTREAM | told | changed, version) if sdist else "0" * 64
         return Pin(version, f"v{version}", commit, sha256, "2.13.0")
 
+    def known(self, version: str, files: Mapping[str, str]) -> Pin:
+        """Publish a release that the project has pinned already, without a series for it."""
+        pin = self.release(version, files)
+        write(self.tiny.root, {f"patches/{pin.tag}/pin.cfg": pin.text()})
+        return pin
+
+    def remove(self, version: str, name: str) -> None:
+        """Take a file out of a release's sdist."""
+        files = {
+            each: text.replace(VERSION, version) for each, text in (UPSTREAM | SDIST_ONLY).items() if each != name
+        }
+        pack(self.wheelhouse / f"transformers-{version}.tar.gz", files, version)
+
     def pin(self, version: str, files: Mapping[str, str], commit: bool = True) -> Pin:
         """Publish a release whose patched files are as before, and give the project a series for it."""
         pin = self.release(version, files)
@@ -42,5 +55,5 @@ class Later:
         folder.mkdir()
         for file in self.tiny.series.iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
-        (folder / "pin.cfg").write_text(pin_text(pin))
+        (folder / "pin.cfg").write_text(pin.text())
         return pin

@@ -74,11 +74,10 @@ def tool(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_the_default_and_has_a_line_for_every_target(clone: Path) -> None:
-    phony = re.search(r"^\.PHONY: (.*)$", (clone / "Makefile").read_text(), re.MULTILINE)
-    assert phony is not None
+    phony = " ".join(re.findall(r"^\.PHONY: (.*)$", (clone / "Makefile").read_text(), re.MULTILINE))
     default = make(clone)
     shown = re.findall(r"^make (\S+) +\S.*$", default.stdout, re.MULTILINE)
-    assert sorted(shown) == sorted(phony[1].split())
+    assert sorted(shown) == sorted(phony.split())
     other = make(clone.parent, "-j4", "-C", clone.name, "help", LC_ALL="C", MAKEFLAGS="-j4")
     assert other.stdout == default.stdout
 

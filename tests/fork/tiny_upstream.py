@@ -304,11 +304,6 @@ def build_release(folder: Path) -> Release:
     return Release(pin, upstream, wheelhouse, project)
 
 
-def pin_text(pin: Pin) -> str:
-    """A pin as its file has it."""
-    return "[pin]\n" + "".join(f"{name} = {value}\n" for name, value in vars(pin).items() if value)
-
-
 def make_project(project: Path, upstream: Path, pin: Pin) -> None:
     """Write the small project and commit it."""
     write(project, {f"overlay/{name}": text for name, text in OVERLAY.items()})
@@ -317,7 +312,7 @@ def make_project(project: Path, upstream: Path, pin: Pin) -> None:
         ".gitmodules": f'[submodule "transformers"]\n\tpath = transformers\n\turl = {URL}\n'
         "\tignore = all\n\tshallow = true\n\tfetchRecurseSubmodules = false\n",
         "setup.cfg": "[metadata]\nname = tiny\nversion = 1\n",
-        f"patches/{TAG}/pin.cfg": pin_text(pin),
+        f"patches/{TAG}/pin.cfg": pin.text(),
         f"patches/{TAG}/landing.json": LANDING,
         "tests/test_proof.py": PROOF,
     })  # fmt: skip

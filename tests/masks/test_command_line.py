@@ -39,6 +39,16 @@ def test_data_per_row_is_one_number_for_each(capsys: pytest.CaptureFixture[str])
     assert [line for line in lines(capsys) if line.startswith("  0")] == ["  0 ■ ⬚", "  0 ■ ◆"]
 
 
+def test_a_tree_of_one_node_is_a_line_of_one_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tree", "--length", "2", "--input", "tree_prefix=1", "--input", "tree_parents=-1"]) == 0
+    assert lines(capsys)[2:] == ["q\\k 0 1", "  0 ■ ⬚", "  1 ■ ■"]
+
+
+def test_data_of_one_token_is_a_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["document", "--input", "document_ids=7"]) == 0
+    assert lines(capsys)[2:] == ["q\\k 0", "  0 ■"]
+
+
 def test_tokens_say_the_length(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["causal", "--tokens", "ab  c"]) == 0
     assert lines(capsys)[2:] == ["    a", "q\\k b c", " ab ■ ⬚", "  c ■ ■"]
@@ -80,6 +90,7 @@ def test_a_syntax_error_has_its_caret_and_no_traceback(capsys: pytest.CaptureFix
         (['{"0": "causal"'], "this is not a JSON object"),
         (["document"], "`document_ids`: got nothing"),
         (["causal", "--input", "document_ids=0,1"], "`mask_inputs`: got ['document_ids']"),
+        (["document", "--input", "document_ids=0", "--input", "document_ids=1"], "`--input`: got document_ids more"),
         (["causal", "--length", "0"], "`length`: got 0"),
         (["causal", "--length", "3", "--tokens", "a b"], "`tokens`: got 2 of them"),
         (["causal", "--svg", "mask.txt"], "`path`: got 'mask.txt'"),

@@ -124,7 +124,7 @@ UNFIT: list[tuple[Pattern, dict[str, Any], str]] = [
     (Tree(), {}, r"`tree_prefix`: got nothing; .*tree\(PREFIX, \[PARENTS\]\)"),
     (Tree(1), {}, "`tree_parents`: got nothing"),
     (SharedPrefix(), {"segment_ids": IDS[:, :3]}, r"`segment_ids`: got shape \(2, 3\); expected shape \(2, 4\)"),
-    (SharedPrefix(), {"segment_ids": IDS[0]}, r"`segment_ids`: got shape \(4,\); expected shape \(2, 4\)"),
+    (SharedPrefix(), {"segment_ids": IDS[0]}, r"`segment_ids`: got shape \(4,\); expected two dim.*ids\[None\]"),
     (SharedPrefix(), {"segment_ids": IDS.float()}, "`segment_ids`: got torch.float32; expected a tensor of integers"),
     (SharedPrefix(), {"segment_ids": IDS.bool()}, "`segment_ids`: got torch.bool; expected a tensor of integers"),
     (SharedPrefix(), {"segment_ids": IDS.tolist()}, "`segment_ids`: got list; expected a tensor of integers"),
@@ -133,7 +133,8 @@ UNFIT: list[tuple[Pattern, dict[str, Any], str]] = [
     (GlobalTokens(IDS.float()), {}, "`global_attention_mask`: got torch.float32"),
     (BlockDiffusion(1) & Document(IDS[:, 1:]), {}, r"`document_ids`: got shape \(2, 3\); expected shape \(2, 4\)"),
     (Tree(torch.tensor([1, 1, 1]), torch.tensor([[-1, 0, 0]])), {}, r"`tree_prefix`: got shape \(3,\)"),
-    (Tree(1, torch.tensor([-1, 0, 0])), {}, r"`tree_parents`: got shape \(3,\); expected shape \(2, any\)"),
+    (Tree(1), {"tree_parents": torch.tensor([-1, 0, 0])}, r"`tree_parents`: got shape \(3,\); expected two dim"),
+    (Tree(1, torch.tensor([[-1, 0, 0]] * 3)), {}, r"`tree_parents`: got shape \(3, 3\); expected shape \(2, any\)"),
     (Tree(1, [-1, 0]), {}, r"`tree_prefix, tree_parents`: got \[1, 1\] and 2 nodes for rows of \[4, 4\] tokens"),
     (Tree(5, [-1]), {}, "`tree_prefix, tree_parents`: got .*expected a prefix within each row"),
     (Tree(torch.tensor([-1, 1]), [-1, 0, 0]), {}, "`tree_prefix, tree_parents`: got"),
@@ -156,6 +157,20 @@ UNFIT: list[tuple[Pattern, dict[str, Any], str]] = [
 def test_unfit_data_is_refused_by_name(pattern: Pattern, data: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         seen(pattern, torch.ones(2, 4, dtype=torch.bool), **data)
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    [
+        (Document(IDS[0]), Document(IDS[:1])),
+        (SharedPrefix(IDS[0]), SharedPrefix(IDS[:1])),
+        (Tree(1, torch.tensor([-1, 0, 0])), Tree(1, [-1, 0, 0])),
+        (Tree(3, torch.tensor([-1])), Tree(3, [-1])),
+    ],
+)
+def test_one_line_bound_to_a_pattern_is_for_all_rows(line: Pattern, lines: Pattern) -> None:
+    real = torch.ones(2, 4, dtype=torch.bool)
+    assert torch.equal(seen(line, real), seen(lines, real))
 
 
 @pytest.mark.parametrize(

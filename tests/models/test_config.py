@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,42 @@ def test_a_config_with_a_pattern_is_copied_and_pickled() -> None:
     for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert twin.mask_pattern == str(STREAMING)
         assert twin == config
+
+
+MAPPINGS: list[dict[str, Any]] = [
+    {"0": "causal", "default": "native"},
+    {"per_head": {"0": "causal", "1": "sink(1)"}},
+    {"0": {"per_head": {"0": "causal", "1": "sink(1)"}}, "default": "native"},
+]
+
+CHANGES: list[Callable[[Any], Any]] = [
+    lambda mapping: mapping.update({"0": STREAMING}),
+    lambda mapping: mapping.__setitem__("default", STREAMING),
+    lambda mapping: mapping.__delitem__(next(iter(mapping))),
+    lambda mapping: mapping.pop("0"),
+    lambda mapping: mapping.clear(),
+    lambda mapping: mapping.setdefault("2", "causal"),
+]
+
+
+@pytest.mark.parametrize("said", MAPPINGS, ids=str)
+def test_a_mapping_in_a_config_is_changed_as_a_whole(said: dict[str, Any], tmp_path: Path) -> None:
+    config = Qwen3Config(mask_pattern=said)
+    shown: Any = config.mask_pattern
+    inner = next(value for value in (*shown.values(), shown) if isinstance(value, dict))
+    for mapping in (shown, inner):
+        for change in CHANGES:
+            with pytest.raises(
+                ValueError, match=r"config.mask_pattern`: got a change of .* in place; .* Write config"
+            ):
+                change(mapping)
+    for copied in (copy.deepcopy(shown), pickle.loads(pickle.dumps(shown)), json.loads(json.dumps(shown))):
+        assert copied == shown == said
+        copied["default"] = "causal"
+    assert config.mask_pattern == config.to_dict()["mask_pattern"] == said
+    config.mask_pattern = {**config.mask_pattern, "default": STREAMING} if "per_head" not in said else STREAMING
+    config.save_pretrained(tmp_path)
+    assert str(STREAMING) in str(Qwen3Config.from_pretrained(tmp_path).mask_pattern)
 
 
 def test_a_malformed_pattern_in_a_config_fails_at_load_time_with_a_caret(tmp_path: Path) -> None:

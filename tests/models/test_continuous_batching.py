@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from small_models import make_model
-from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.generation.continuous_batching import ContinuousBatchingManager
 from transformers.mask_patterns import SlidingWindow, UnsupportedMaskError, use_mask_pattern
 
 

@@ -92,7 +92,7 @@ def test_a_callers_4d_mask_over_a_static_cache_is_not_taken_for_a_prepared_one(b
 
 def test_masks_that_generate_prepares_reach_the_layers_as_upstream_made_them(ids: Tensor) -> None:
     model, prepared = make_model("qwen3_moe"), torch.zeros(2, 1, 9, 9, dtype=torch.bool)
-    made = hooks.mask_preparation(model, lambda **_: prepared, {})(attention_mask=torch.ones(2, 9))
+    made = hooks.mask_preparation(model, lambda **_: prepared, {}, {})(attention_mask=torch.ones(2, 9))
     function = hooks.mask_function(model.model, lambda **_: pytest.fail("made again"), ids, {})
     embeds = model.model.embed_tokens(ids)
     assert function(attention_mask=made, inputs_embeds=embeds, position_ids=None, past_key_values=None) is prepared

@@ -10,8 +10,6 @@ import pytest
 import torch
 from small_models import FAMILIES, make_model
 from torch import Tensor
-from transformers.testing_utils import CaptureLogger
-from transformers.utils import logging
 
 from transformers.mask_patterns import (
     Bidirectional,
@@ -26,6 +24,8 @@ from transformers.mask_patterns import (
     from_function,
 )
 from transformers.mask_patterns.report import Report
+from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
 
 
 LENGTH, LAYERS, HEADS = 9, 3, 4

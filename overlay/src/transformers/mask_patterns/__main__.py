@@ -11,7 +11,11 @@ from torch import Tensor
 
 from .draw.picture import Picture, picture, telling_length
 from .errors import bad_argument
+from .inputs import PER_ROW, PER_TOKEN
 from .layers import Own, parse_masks
+
+
+_TELL_LENGTH = {*PER_TOKEN, "input_ids", "position_ids"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _input(text: str) -> tuple[str, Tensor]:
-    """Data as the patterns take it: `(batch,)` for numbers per row, `(batch, length)` for numbers per token."""
+    """Data as the patterns take it: `(batch,)` for numbers per row, `(batch, any)` for the others."""
     name, _, numbers = text.partition("=")
     try:
         rows = [[int(number) for number in row.split(",")] for row in numbers.split("/")]
@@ -61,14 +65,25 @@ def _input(text: str) -> tuple[str, Tensor]:
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected NAME=1,2,3 or, for two rows, NAME=1,2,3/4,5,6"
         ) from error
-    return name, data[:, 0] if data.shape[1] == 1 else data
+    return name, data[:, 0] if name in PER_ROW and data.shape[1] == 1 else data
+
+
+def _inputs(given: Sequence[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    inputs = dict(given)
+    if len(inputs) < len(given):
+        names = [name for name, _ in given]
+        twice = next(name for name in names if names.count(name) > 1)
+        remedy = f"Rows of a batch go into one: {twice}=0,0,1/0,1,1."
+        raise bad_argument("--input", f"{twice} more than once", "each name once", remedy)
+    return inputs
 
 
 def _picture(arguments: argparse.Namespace) -> Picture:
-    masks, inputs, tokens = parse_masks(arguments.pattern), dict(arguments.input), arguments.tokens
+    masks, inputs, tokens = parse_masks(arguments.pattern), _inputs(arguments.input), arguments.tokens
     if isinstance(masks, Own):
         raise bad_argument("pattern", masks, "a pattern", "Upstream's own mask depends on the model.")
-    of_data = [data.shape[1] for data in inputs.values() if data.ndim == 2] + ([len(tokens)] if tokens else [])
+    of_data = [data.shape[1] for name, data in inputs.items() if name in _TELL_LENGTH]
+    of_data += [len(tokens)] if tokens else []
     length = arguments.length
     if length is None:
         length = max(of_data) if of_data else telling_length(masks)

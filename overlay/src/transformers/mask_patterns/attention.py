@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
 
@@ -16,7 +17,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from .errors import UnsupportedMaskError
+from .lowering.tiles import TilePlan
 from .takers import TAKERS
+from .tiled_sdpa import tiled_sdpa
 
 
 READ = "mask_pattern_read"  # an argument: the config's pattern was read, and upstream's own mask is meant
@@ -125,10 +128,94 @@ class SdpaMask:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
-        _check_keys(self.mask, k)
+        _check_keys(self.mask.shape[-1], k)
         mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
-        output, weights = function(module, q, k, v, mask.to(q.device), **kwargs)
+        mask = mask.to(q.device)
+        if q.shape[2] == 1 and _is_plain_sdpa(function, kwargs):
+            return _zero(self.empty, _one_query(q, k, v, mask, kwargs), None)
+        output, weights = function(module, q, k, v, mask, **kwargs)
         return _zero(self.empty, output, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class TiledMask:
+    """A mask for attention tile by tile, in place of `scaled_dot_product_attention` with a mask that hides much.
+
+    Args:
+        dense: makes the same mask for a call that tiles do not serve.
+    """
+
+    plan: TilePlan
+    dense: Callable[[], LoweredMask]
+
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
+        if kwargs.get("dropout") or q.shape[-1] != v.shape[-1] or not _is_plain_sdpa(function, kwargs):
+            return self._dense.attend(function, module, q, k, v, **kwargs)
+        _check_keys(self.plan.keys, k)
+        return tiled_sdpa(q, k, v, self.plan, kwargs.get("scaling")), None
+
+    @cached_property
+    def _dense(self) -> LoweredMask:
+        return self.dense()
+
+
+@dataclass(frozen=True, eq=False)
+class KeysMask:
+    """For SDPA, what one query sees where all rows and heads see the same: whole runs of keys.
+
+    Args:
+        spans: half-open intervals of places in the key/value tensors, in order.
+        kv_length: how many places these have.
+    """
+
+    spans: tuple[tuple[int, int], ...]
+    kv_length: int
+
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
+        _check_keys(self.kv_length, k)
+        if not self.spans:
+            return v.new_zeros(len(q), 1, q.shape[1], v.shape[3]), None
+        k, v = self._seen(k), self._seen(v)
+        if _is_plain_sdpa(function, kwargs):
+            return _one_query(q, k, v, None, kwargs), None
+        return function(module, q, k, v, None, **kwargs)
+
+    def _seen(self, states: Tensor) -> Tensor:
+        runs = [states[:, :, start:end] for start, end in self.spans]
+        return runs[0] if len(runs) == 1 else torch.cat(runs, dim=2)
+
+
+def _is_plain_sdpa(function: AttentionFunction, kwargs: Mapping[str, Any]) -> bool:
+    """Whether this is upstream's own function for SDPA, asked for nothing that only it knows."""
+    ours = function.__module__.endswith(".integrations.sdpa_attention")
+    return ours and not kwargs.get("output_attentions") and kwargs.get("position_bias") is None
+
+
+def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: Mapping[str, Any]) -> Tensor:
+    """SDPA of one query per head: the heads that share keys go as queries of one head, so that no key is copied.
+
+    Args:
+        mask: `(batch or 1, heads or 1, 1, keys)`, or None.
+
+    Returns:
+        `(batch, 1, heads, head_dim)`.
+    """
+    groups = (k.shape[1], q.shape[1] // k.shape[1])
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask[:, :, 0].unflatten(1, groups)
+    output = torch.nn.functional.scaled_dot_product_attention(
+        q[:, :, 0].unflatten(1, groups),
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=kwargs.get("dropout", 0.0),
+        scale=kwargs.get("scaling"),
+    )
+    return output.flatten(1, 2)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +234,7 @@ class EagerMask:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
-        _check_keys(self.mask, k)
+        _check_keys(self.mask.shape[-1], k)
         output, weights = function(module, q, k, v, self.mask.to(q.device), **kwargs)
         return _zero(self.empty, output, weights)
 
@@ -188,11 +275,11 @@ def _is_from_compiler(error: Exception) -> bool:
     return module.startswith(("torch._inductor", "torch._dynamo")) or isinstance(error, NotImplementedError)
 
 
-def _check_keys(mask: Tensor, k: Tensor) -> None:
+def _check_keys(announced: int, k: Tensor) -> None:
     """Refuse keys that the cache did not announce: a mask of one key would stretch over all of them."""
-    if mask.shape[-1] != k.shape[-2]:
+    if announced != k.shape[-2]:
         raise UnsupportedMaskError(
-            f"past_key_values: the cache announced {mask.shape[-1]} keys and holds {k.shape[-2]}; no mask fits. "
+            f"past_key_values: the cache announced {announced} keys and holds {k.shape[-2]}; no mask fits. "
             "Pass use_cache=False, or DynamicCache() without a config."
         )
 

@@ -17,6 +17,7 @@ from .inputs import Rows
 from .lowering.dense import grid
 from .pattern import Pattern
 from .positions import Layout
+from .steps import Steps
 
 
 _NAME = f"_mask_memory_of_{__name__}"  # an exported model on stock transformers has a library of its own
@@ -34,11 +35,13 @@ class CacheMemory:
         per_token: data passed at prefill by its name, integers `(batch or 1, slots then)`.
         tokens: int64 `(batch or 1, slots)`.
         position_ids: integers `(batch or 1, slots)`.
+        steps: what is known of the tokens to come.
     """
 
     per_token: dict[str, list[Tensor]] = field(default_factory=dict)
     tokens: Tensor | None = None
     position_ids: Tensor | None = None
+    steps: Steps | None = None
 
     @classmethod
     def of(cls, cache: Any, past: int) -> CacheMemory:
@@ -51,9 +54,21 @@ class CacheMemory:
                 setattr(cache, _NAME, memory)
         return memory
 
+    def go_on(self, tokens: Tensor | None, position_ids: Tensor | None, past: int) -> None:
+        """Remember what a forward says of its tokens, behind `past` slots."""
+        self.position_ids = position_ids_so_far(self.position_ids, position_ids, past)
+        self.tokens = tokens_so_far(self.tokens, tokens, past)
+
+    def steps_from(self, past: int) -> Steps | None:
+        """What is known of the tokens to come behind `past` slots, if nothing came that was not seen."""
+        steps = self.steps
+        if steps is None or (steps.looked_for and not _covers(self.tokens, past)):
+            return None
+        return None if steps.position_ids is not None and not _covers(self.position_ids, past) else steps
+
     def clear(self) -> None:
         """Know nothing."""
-        self.per_token, self.tokens, self.position_ids = {}, None, None
+        self.per_token, self.tokens, self.position_ids, self.steps = {}, None, None, None
 
     def cut(self, slots: int) -> None:
         """Forget what lies behind the first `slots`."""
@@ -70,6 +85,8 @@ class CacheMemory:
         self.per_token = {name: [changed(data) for data in seen] for name, seen in self.per_token.items()}
         self.tokens = None if self.tokens is None else changed(self.tokens)
         self.position_ids = None if self.position_ids is None else changed(self.position_ids)
+        if self.steps is not None and self.steps.has_rows:
+            self.steps = None
 
 
 def _cut(memory: CacheMemory, cache: Any, *_: Any, **__: Any) -> None:
@@ -169,6 +186,10 @@ def lasting_slots(bound: Pattern, layout: Layout, slots: Tensor) -> Tensor:
     return lasting.contains(layout.positions[:, slots]).flatten(0, 2).any(0)
 
 
+def _covers(data: Tensor | None, slots: int) -> bool:
+    return data is not None and data.shape[1] >= slots
+
+
 def position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:
     """The `position_ids` of every slot so far, `(batch or 1, slots)`; None where earlier ones are unknown or apart.
 
@@ -177,8 +198,8 @@ def position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) ->
     joined = tokens_so_far(before, now, past)
     if joined is None or past == 0:
         return joined
-    joins = (joined[:, past] == joined[:, past - 1] + 1) | (joined[:, past] == 0)
-    return joined if bool(joins.all()) else None
+    pairs = joined[:, past - 1 : past + 1].tolist()
+    return joined if all(first in (last + 1, 0) for last, first in pairs) else None
 
 
 def tokens_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:

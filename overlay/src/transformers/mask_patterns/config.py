@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import bad_argument
 
 
 if TYPE_CHECKING:
@@ -26,11 +28,31 @@ class ConfigPattern:
     """
 
     def __get__(self, config: Any, owner: type | None = None) -> str | dict[str, Any] | None:
-        return None if config is None else config.__dict__.get("mask_pattern")
+        value: str | dict[str, Any] | None = None if config is None else config.__dict__.get("mask_pattern")
+        return ReadOnly.of(value) if isinstance(value, dict) else value
 
     def __set__(self, config: Any, value: Masks | str | dict[Any, Any] | None) -> None:
         config.__dict__["mask_pattern"] = None if value is None else config_value(value)
         _drop_warning(config)
+
+
+class ReadOnly(dict[str, Any]):
+    """A mapping as a configuration shows it. What is put into it in place nobody would check or write as text."""
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> ReadOnly:
+        """The same, mappings within it too."""
+        return cls({key: cls.of(inner) if isinstance(inner, dict) else inner for key, inner in value.items()})
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        got, expected = f"a change of {dict(self)} in place", "a whole new one, which is checked"
+        remedy = "Write config.mask_pattern = {**config.mask_pattern, ...}."
+        raise bad_argument("config.mask_pattern", got, expected, remedy)
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        return dict, (dict(self),)  # a copy may be changed
 
 
 def for_file(config: Any) -> Any:

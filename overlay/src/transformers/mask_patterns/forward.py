@@ -14,8 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import EagerMask, FlexMask, LayerMasks, LoweredMask, Native, NativeCausal, SdpaMask
-from .caches import CacheMemory, check_cache, position_ids_so_far, tokens_so_far
+from .attention import (
+    EagerMask,
+    FlexMask,
+    KeysMask,
+    LayerMasks,
+    LoweredMask,
+    Native,
+    NativeCausal,
+    SdpaMask,
+    TiledMask,
+)
+from .caches import CacheMemory, check_cache
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import WholeMask, real_tokens, whole_mask
 from .inputs import PromptRows, Rows
@@ -23,10 +33,12 @@ from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import visible_grid
+from .lowering.tiles import tile_plan
 from .masked_cache import MaskedCache
 from .pattern import Pattern
 from .positions import Held, Layout
 from .prompt_mask import PromptMask
+from .steps import Answer, Said, Spans, Steps, Token
 from .takers import layer_kinds, plan
 from .training import LeakWatch
 
@@ -41,11 +53,16 @@ class Backend(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """One forward of a base model: its geometry and its backend."""
+    """One forward of a base model: its geometry and its backend.
+
+    Args:
+        fixed: whether the shapes of masks must not change from token to token.
+    """
 
     config: Any
     embeds: Tensor
     cache: Any
+    fixed: bool = False
 
     @property
     def layer_types(self) -> set[str]:
@@ -139,8 +156,7 @@ class Forward:
         slots = past + self.embeds.shape[1]
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
         memory = CacheMemory.of(self.cache, past)
-        memory.position_ids = position_ids_so_far(memory.position_ids, position_ids, past)
-        memory.tokens = tokens_so_far(memory.tokens, input_ids, past)
+        memory.go_on(input_ids, position_ids, past)
         known = {"input_ids": memory.tokens, "position_ids": memory.position_ids}
         data = {**{name: tensor for name, tensor in known.items() if tensor is not None}, **inputs}
         read: set[str] = set()
@@ -159,9 +175,77 @@ class Forward:
             self.cache.forget(plan, Rows(layout, data, memory.per_token, read, prompt=prompt_rows))
         masks = self._layers(lower, real, plan, partial(self._own_mask, mask, position_ids))
         Rows(Layout.of(1, 0), data, read=read).require_all_read(said)
+        rows = Rows(self._layout(*self._geometry(0), real), data, memory.per_token, prompt=prompt_rows)
         if watch is not None:
-            watch.saw(said, self._resolved(said), Rows(self._layout(*self._geometry(0), real), data))
+            watch.saw(said, self._resolved(said), rows)
+        memory.steps = Steps.ahead(Said(said, self.config, inputs, prompt_rows), plan, rows) if self.is_step else None
         return masks
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def next_token(
+        self,
+        said: Masks | Own,
+        mask: Tensor | None,
+        input_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs: Mapping[str, Tensor],
+        prompt_rows: PromptRows | None,
+    ) -> LayerMasks | None:
+        """The masks of all layers for one more token per row, if they are known from forwards before; else None."""
+        past = int(self.cache.get_query_offset(0))
+        memory = CacheMemory.of(self.cache, past)
+        steps = memory.steps_from(past)
+        if steps is None or (isinstance(self.cache, MaskedCache) and self.cache.is_due):
+            return None
+        token = Token(past, len(self.embeds), mask, input_ids, position_ids)
+        if not steps.serve(Said(said, self.config, inputs, prompt_rows), token):
+            return None
+        made: dict[tuple[Any, ...], LoweredMask | None] = {}
+        masks: list[LoweredMask] = []
+        for layer, which in enumerate(steps.layers):
+            key = (which, *self._geometry(layer))
+            if key not in made:
+                made[key] = self._of_step(steps.answers[which], steps, *key[1:])
+            if (lowered := made[key]) is None:
+                return None
+            masks.append(lowered)
+        memory.go_on(input_ids, position_ids, past)
+        return LayerMasks(tuple(masks))
+
+    def _of_step(
+        self, answer: Answer, steps: Steps, slot: int, kv_offset: int, kv_length: int, held: Held | None
+    ) -> LoweredMask | None:
+        """One layer's mask of one token; None where the cache lacks keys that it shows."""
+        positions, groups = steps.positions[:, : slot + 1], int(self.config.num_key_value_heads)
+        layout = Layout(positions, len(self.embeds), slot, kv_offset, kv_length, self.heads, groups, held)
+        if steps.is_padded or answer.spans is None:
+            seen = answer.positions(slot - steps.first)
+            if layout.dropped.shape[1] and bool(seen.contains(layout.dropped).any()):
+                return None
+            return self._of_visible(seen.contains(layout.keys))
+        places = layout.places(answer.spans[slot - steps.first])  # a slot is a position here
+        return None if places is None else self._of_places(places, kv_length, answer.bound == Causal())
+
+    def _of_places(self, places: Spans, kv_length: int, is_causal: bool) -> LoweredMask:
+        """The mask of one token that sees these places of the key/value tensors, in every row and head."""
+        if self._is_on(Backend.SDPA) and not self.fixed and _are_few(places):
+            return NativeCausal() if is_causal and places == ((0, kv_length),) else KeysMask(places, kv_length)
+        visible = torch.zeros(1, 1, 1, kv_length, dtype=torch.bool, device=self.embeds.device)
+        for start, end in places:
+            visible[..., start:end] = True
+        return self._of_visible(visible)
+
+    def _of_visible(self, visible: Tensor) -> LoweredMask:
+        """A mask given whole, for eager or SDPA."""
+        return SdpaMask.of(visible) if self._is_on(Backend.SDPA) else EagerMask.of(visible, self.embeds.dtype)
+
+    def _is_on(self, *backends: Backend) -> bool:
+        return self.config._attn_implementation in {backend.value for backend in backends}
+
+    @property
+    def is_step(self) -> bool:
+        """Whether this may be one of many forwards of one token, on a backend whose masks differ little then."""
+        return self.embeds.shape[1] == 1 and self.cache is not None and self._is_on(Backend.SDPA, Backend.EAGER)
 
     def _resolved(self, said: Masks | Own) -> Sequence[Pattern]:
         """What each layer shows, upstream's own masks as patterns."""
@@ -194,10 +278,15 @@ class Forward:
     def _lower(self, bound: Pattern, layout: Layout, backend: Backend) -> LoweredMask:
         if backend is Backend.FLEX:
             return FlexMask(block_mask(bound, layout))
-        if backend is Backend.SDPA and bound == Causal() and _is_plain(layout):
+        if backend is Backend.SDPA and bound == Causal() and not self.fixed and _is_plain(layout):
             return NativeCausal()
-        visible = visible_grid(bound, layout)
-        return SdpaMask.of(visible) if backend is Backend.SDPA else EagerMask.of(visible, self.embeds.dtype)
+
+        def dense() -> LoweredMask:
+            return self._of_visible(visible_grid(bound, layout))
+
+        tiles = backend is Backend.SDPA and self.embeds.device.type == "cpu"
+        plan = tile_plan(bound, layout) if tiles else None
+        return dense() if plan is None else TiledMask(plan, dense)
 
     def _layers(
         self,
@@ -256,6 +345,11 @@ class Forward:
             return q_offset, 0, len(held.kept) + q_offset - held.since + q_length, held
         kv_length, kv_offset = self.cache.get_mask_sizes(q_length, layer)
         return q_offset, int(kv_offset), int(kv_length), None
+
+
+def _are_few(places: Spans) -> bool:
+    """Whether it is cheaper to copy these keys together than to hide those between them."""
+    return len(places) < 2 or 2 * sum(end - start for start, end in places) < places[-1][1] - places[0][0]
 
 
 def _require_all_keys(layout: Layout) -> None:

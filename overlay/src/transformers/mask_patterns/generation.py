@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ def tell_prompt(model: Any, arguments: MutableMapping[str, Any], input_ids: Tens
         input_ids: of the prompt, `(batch * copies, slots)`.
         batch: rows that the caller passed.
     """
-    if takes_masks(type(model.base_model)) and _has_pattern(model, arguments.get("mask_pattern")):
+    if takes_masks(type(model.base_model)) and has_pattern(model, arguments.get("mask_pattern")):
         put_prompt(arguments, input_ids, batch)
     else:
         arguments.pop(PROMPT_ROWS, None)
@@ -122,24 +122,6 @@ def take_prompt_mask(model: Any, inputs: Tensor, arguments: MutableMapping[str, 
     arguments["attention_mask"] = mask.new_ones(batch, prompt.slots, dtype=torch.long)
 
 
-def mask_preparation(model: Any, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
-    """What makes the masks ahead of a forward, as `generate()` does for caches that can be compiled.
-
-    Where the forward has a mask of ours to obey, it is left to the forward. Where it makes one mask for all layers,
-    what upstream's `function` made comes in a mapping, so that the forward can tell it from a caller's 4D mask.
-    """
-    if PROMPT_MASK in arguments or _has_pattern(model, arguments.get("mask_pattern")):
-        return lambda attention_mask, **_: attention_mask
-    if not takes_masks(type(model.base_model)):
-        return function
-
-    def prepared(**given: Any) -> Any:
-        made = function(**given)
-        return made if isinstance(made, Mapping) or made is given["attention_mask"] else {"full_attention": made}
-
-    return prepared
-
-
 def check_continuous_batching(model: Any, arguments: Mapping[str, Any], settings: Any = None) -> None:
     """Refuse masks where the forwards would not see them: another thread makes batches of its own, without arguments.
 
@@ -153,7 +135,7 @@ def check_continuous_batching(model: Any, arguments: Mapping[str, Any], settings
     """
     check_generation_config(model.generation_config if settings is None else settings, arguments)
     given = arguments.get("mask_pattern")
-    if _has_pattern(model, given) or _keeps_pattern(model):
+    if has_pattern(model, given) or _keeps_pattern(model):
         what = "mask_pattern" if given is None else f"mask_pattern={str(given)!r}"
     elif arguments.get("mask_inputs"):
         what = "mask_inputs"
@@ -167,7 +149,7 @@ def check_continuous_batching(model: Any, arguments: Mapping[str, Any], settings
     )
 
 
-def _has_pattern(model: Any, given: Any) -> bool:
+def has_pattern(model: Any, given: Any) -> bool:
     """Whether the call, a `use_mask_pattern`, a `get_mask_pattern` or the config may say a pattern."""
     if given is None and (scope := innermost(model.base_model)) is not None:
         given = scope.masks

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .attention import READ, AttentionFunction, LayerMasks, attend
@@ -22,7 +23,7 @@ from .generation import (
     check_arguments,
     check_continuous_batching,
     check_generation_config,
-    mask_preparation,
+    has_pattern,
     take_prompt_mask,
     tell_prompt,
 )
@@ -31,8 +32,16 @@ from .layers import NATIVE, Masks, Own, parse_masks
 from .library import Causal
 from .owners import configured, spokesman
 from .prompt_mask import PromptMask
-from .refusals import check_combination, check_keywords, check_no_inputs, check_order, check_prepared, check_router
-from .takers import check_config, computes_with_its_mask
+from .refusals import (
+    check_combination,
+    check_keywords,
+    check_no_inputs,
+    check_order,
+    check_pipeline,
+    check_prepared,
+    check_router,
+)
+from .takers import check_config, computes_with_its_mask, takes_masks
 from .training import LeakWatch, loss_function
 
 
@@ -42,6 +51,7 @@ __all__ = [
     "check_config",
     "check_continuous_batching",
     "check_generation_config",
+    "check_pipeline",
     "loss_function",
     "mask_function",
     "mask_preparation",
@@ -64,6 +74,7 @@ def masks(
     position_ids: Tensor | None,
     past_key_values: Any,
     kwargs: MutableMapping[str, Any],
+    fixed: bool = False,
 ) -> Any:
     """The `attention_mask` that a model's forward goes on with.
 
@@ -74,16 +85,24 @@ def masks(
         model: the base model; its config says the backend, and the pattern where nothing else does.
         attention_mask: as the caller passed it: None, 2D, 3D, 4D, or masks that were prepared before.
         kwargs: of the forward, which goes on with them to attention; what is ours is taken out of them.
+        fixed: whether the masks' shapes must be the same for every token, as a compiled forward wants them.
 
     Raises:
         ValueError: malformed masks, patterns or data.
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
+    if _are_ready(attention_mask):
+        return attention_mask
     prompt_mask: PromptMask | None = kwargs.pop(PROMPT_MASK, None)
     of_call = kwargs.get("mask_pattern") is not None
     said, inputs, rows = _said(model, input_ids, attention_mask, kwargs)
     check_keywords(kwargs)
-    forward = Forward(model.config, inputs_embeds, past_key_values)
+    forward = Forward(model.config, inputs_embeds, past_key_values, fixed or torch.compiler.is_compiling())
+    if forward.is_step and prompt_mask is None and said is not NATIVE and not model.training:
+        known = forward.next_token(said, attention_mask, input_ids, position_ids, inputs, rows)
+        if known is not None:
+            check_order(model)
+            return dict.fromkeys(forward.layer_types, known)
     plan = forward.plan(said)
     if prompt_mask is not None:
         LeakWatch.forget(model)
@@ -105,6 +124,41 @@ def masks(
         lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, rows, watch)
     check_order(model)
     return dict.fromkeys(forward.layer_types, lowered)
+
+
+def _are_ready(attention_mask: Any) -> bool:
+    """Whether `mask_preparation` has made all masks of this forward."""
+    return isinstance(attention_mask, Mapping) and any(
+        isinstance(mask, LayerMasks) for mask in attention_mask.values()
+    )
+
+
+def mask_preparation(
+    model: Any, function: Callable[..., Any], inputs: Mapping[str, Any], kwargs: MutableMapping[str, Any]
+) -> Callable[..., Any]:
+    """What makes the masks ahead of a forward, as `generate()` does for caches that can be compiled.
+
+    Where there is a mask of ours to obey, they are those of `masks`, so that the forward need not ask a pattern and
+    can be compiled as a whole. Where the forward makes one mask for all layers, what upstream's `function` made comes
+    in a mapping, so that the forward can tell it from a caller's 4D mask.
+
+    Args:
+        inputs: of the forward, as far as they are ready.
+        kwargs: of the forward; see `masks`.
+    """
+    base = model.base_model
+    if not takes_masks(type(base)):
+        return function
+
+    def ours(attention_mask: Any, inputs_embeds: Tensor, position_ids: Any, past_key_values: Any, **_: Any) -> Any:
+        tokens = inputs.get("input_ids")
+        return masks(base, attention_mask, tokens, inputs_embeds, position_ids, past_key_values, kwargs, fixed=True)
+
+    def upstreams(**given: Any) -> Any:
+        made = function(**given)
+        return made if isinstance(made, Mapping) or made is given["attention_mask"] else {"full_attention": made}
+
+    return ours if PROMPT_MASK in kwargs or has_pattern(model, kwargs.get("mask_pattern")) else upstreams
 
 
 def _behind_prompt(

@@ -18,6 +18,7 @@ _GIVEN_ANYWAY = {"input_ids", "position_ids"}  # every forward has them, whether
 _GO_ON = {"document_ids", "segment_ids"}  # new tokens take the last token's
 _END = {"gist_mask", "global_attention_mask"}  # new tokens have none
 PER_TOKEN = _GO_ON | _END
+PER_ROW = {"prefix_lengths", "tree_prefix"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +148,9 @@ class RowData(Protocol):
     def table(self, name: str, own: Tensor | None = None) -> Tensor | None:
         """Several integers per row, int64 `(rows, any)`, from the pattern itself or from `mask_inputs`."""
 
+    def marked(self, token: int) -> PerToken | None:
+        """1 at the tokens that are `token`, 0 at the others; None if tokens are not known."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -160,6 +164,7 @@ class Rows:
         at_prefill: per-token data seen in earlier forwards of the same cache. Only such data may be shorter than the
             row by now: new tokens then go on as the last one. Data of the wrong size is never stretched.
         read: names of `inputs` that a pattern has asked for.
+        looked_for: tokens that a pattern has asked for.
         later: slots that per-token data may cover beyond those of the layout, and that are not looked at.
         prompt: in `generate()`, what it started from. Per-token data of that size goes on as seen data does, and may
             be longer than the row by now, where a prompt is read in chunks.
@@ -169,6 +174,7 @@ class Rows:
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     at_prefill: dict[str, list[Tensor]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    looked_for: set[int] = field(default_factory=set)
     later: int = 0
     prompt: PromptRows | None = None
 
@@ -229,19 +235,26 @@ class Rows:
         data = self._find(name, own)
         if data is None:
             return None
-        if data.ndim != 2 or len(data) not in (1, self.layout.batch):
+        _require_lines(name, data)
+        if len(data) not in (1, self.layout.batch):
             expected = f"shape ({self.layout.batch}, any), a line per row"
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give each row of the batch its own.")
         return data.expand(self.layout.batch, -1)
+
+    def marked(self, token: int) -> PerToken | None:
+        self.looked_for.add(token)
+        tokens = self.per_token("input_ids")
+        return None if tokens is None else tokens.equal_to(token)
 
     def per_token(self, name: str, own: Tensor | None = None) -> PerToken | None:
         data = self._find(name, own)
         if data is None:
             return None
+        _require_lines(name, data)
         slots = self.layout.slots
-        if data.ndim == 2 and slots < data.shape[1] in (slots + self.later, self.prompt and self.prompt.slots):
+        if slots < data.shape[1] in (slots + self.later, self.prompt and self.prompt.slots):
             data = data[:, :slots]
-        if data.ndim != 2 or len(data) not in (1, self.layout.batch):
+        if len(data) not in (1, self.layout.batch):
             expected = f"shape ({self.layout.batch}, {slots}), shaped like input_ids"
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, "Give every row its own line.")
         if data.shape[1] < slots and name in PER_TOKEN and self._is_known(name, data):
@@ -302,6 +315,13 @@ class Rows:
         return gone_on if name in _GO_ON else gone_on.where(steps[None] <= last, 0)
 
 
+def _require_lines(name: str, data: Tensor) -> None:
+    """Refuse data of which it is not plain what are its rows."""
+    if data.ndim != 2:
+        remedy = f"One line for all rows is {name}[None]."
+        raise bad_argument(name, f"shape {tuple(data.shape)}", "two dimensions, with a line for each row", remedy)
+
+
 @dataclass(frozen=True, eq=False)
 class DocumentRows:
     """The documents in other rows, each a row of its own.
@@ -337,5 +357,10 @@ class DocumentRows:
     table = per_row
 
     def per_token(self, name: str, own: Tensor | None = None) -> PerToken | None:
-        data = self.parent.per_token(name, own)
+        return self._of_documents(self.parent.per_token(name, own))
+
+    def marked(self, token: int) -> PerToken | None:
+        return self._of_documents(self.parent.marked(token))
+
+    def _of_documents(self, data: PerToken | None) -> PerToken | None:
         return None if data is None else PerToken(data.values, data.starts[self.row] + self.start, self.counts)

@@ -115,6 +115,11 @@ class MaskedCache(Cache):
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=MaskedLayer)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for some layer to look for keys to drop."""
+        return any(layer.is_due for layer in self.layers)
+
     def held(self, layer: int) -> Held | None:
         """The slots that a layer holds; None: all."""
         held = self.layers[layer].held if layer < len(self.layers) else None

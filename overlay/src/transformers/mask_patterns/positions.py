@@ -6,6 +6,8 @@ row. Patterns speak of positions only, so padding and caches never change what t
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +37,15 @@ class Held:
         gone = torch.ones(self.since, dtype=torch.bool, device=self.kept.device)
         gone[self.kept] = False
         return gone.nonzero()[:, 0]
+
+    def place(self, slot: int) -> int:
+        """Where a slot lies in the key/value tensors, or would."""
+        return len(self._slots) + slot - self.since if slot >= self.since else bisect_left(self._slots, slot)
+
+    @cached_property
+    def _slots(self) -> list[int]:
+        slots: list[int] = self.kept.tolist()
+        return slots
 
     def slots(self, end: int) -> Tensor:
         """The slots held below `end`, in the order of the key/value tensors, int64 `(any,)`."""
@@ -116,6 +127,21 @@ class Layout:
     def dropped(self) -> Tensor:
         """Positions of what the cache has dropped, int64 `(batch or 1, any)`, -1 at padding."""
         return self.positions[:, : self.kv_offset] if self.held is None else self.positions[:, self.held.dropped]
+
+    def places(self, spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...] | None:
+        """Where half-open intervals of slots lie in the key/value tensors; None where some of them do not."""
+        found = []
+        for start, end in spans:
+            place, behind = (
+                slot - self.kv_offset if self.held is None else self.held.place(slot) for slot in (start, end)
+            )
+            if place < 0 or behind - place != end - start:
+                return None
+            found.append((place, behind))
+        return tuple(found)
+
+    def _place(self, slot: int) -> int:
+        return slot - self.kv_offset if self.held is None else self.held.place(slot)
 
     @cached_property
     def counts(self) -> Tensor:

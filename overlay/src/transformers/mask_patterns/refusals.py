@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import UnsupportedMaskError, bad_argument
-from .inputs import PER_TOKEN
+from .inputs import PER_ROW, PER_TOKEN
 from .layers import Masks, Own
 
 
@@ -35,7 +35,7 @@ def check_no_inputs(inputs: Mapping[str, Tensor], beside: str = "") -> None:
         raise bad_argument("mask_inputs", f"{sorted(inputs)}{beside}", "a mask pattern that reads it", remedy)
 
 
-_DATA = {*PER_TOKEN, "prefix_lengths", "tree_prefix", "tree_parents"}
+_DATA = {*PER_TOKEN, *PER_ROW, "tree_parents"}
 
 
 def check_keywords(kwargs: Mapping[str, Any]) -> None:
@@ -52,6 +52,24 @@ def check_keywords(kwargs: Mapping[str, Any]) -> None:
             raise bad_argument(name, "an unknown argument", "mask_pattern or mask_inputs", "Spell it so.")
 
 
+def check_pipeline(given: Mapping[str, Any], forwarded: Mapping[str, Any]) -> None:
+    """Refuse arguments of a pipeline that say our masks, and that it does not hand on to its model.
+
+    Args:
+        given: when the pipeline was made, or called.
+        forwarded: what it hands on of these.
+
+    Raises:
+        UnsupportedMaskError: names the argument.
+    """
+    for name in given:
+        if name.startswith(("mask_pattern", "mask_input")) and name not in forwarded:
+            raise UnsupportedMaskError(
+                f"`{name}`: this pipeline does not hand it on to its model. Set model.config.mask_pattern, or call "
+                "the pipeline inside `with use_mask_pattern(pipeline.model, ...)`."
+            )
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def check_order(model: Any) -> None:
     """Refuse layers that stand elsewhere than they say: each finds its own mask, and its cache, by its number.
@@ -59,7 +77,7 @@ def check_order(model: Any) -> None:
     Raises:
         UnsupportedMaskError: a layer was moved, copied or taken out.
     """
-    for place, layer in enumerate(model.layers[: model.config.num_hidden_layers]):
+    for place, layer in zip(range(model.config.num_hidden_layers), model.layers, strict=False):
         said = layer.self_attn.layer_idx
         if said != place:
             raise UnsupportedMaskError(

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers.utils.generic import merge_with_config_defaults
 
 from transformers import AttentionInterface, DynamicCache
+from transformers.utils.generic import merge_with_config_defaults
 
 from .attention import AttentionOutput, attend
 from .config import ConfigPattern, for_file

@@ -1,1 +1,1 @@
-"""Stands in for setuptools where a release is to be fetched, not built. See `fork.source.download`."""
+"""Stands in for setuptools where a release is to be fetched, not built. See `fork.sdist.download`."""

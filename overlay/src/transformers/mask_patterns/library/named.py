@@ -45,18 +45,19 @@ class Named(Pattern):
 
     def _separated(self, rows: Any, separator: int) -> PerToken:
         """A number per token that grows behind each `separator`, which belongs to what it ends."""
-        ends = self._tokens(rows).equal_to(separator)
+        ends = self._marked(rows, separator)
         return ends.mapped(ends.values.cumsum(0) - ends.values)
 
-    def _tokens(self, rows: Any) -> PerToken:
-        tokens: PerToken | None = rows.per_token("input_ids")
-        if tokens is None:
+    def _marked(self, rows: Any, token: int) -> PerToken:
+        """1 at the tokens that are `token`."""
+        marked: PerToken | None = rows.marked(token)
+        if marked is None:
             self._missing(
                 "input_ids",
                 "It covers everything so far. Tokens are known by themselves where every forward of a cache had a "
                 "pattern and input_ids, not inputs_embeds.",
             )
-        return tokens
+        return marked
 
 
 @dataclass(frozen=True, eq=False, repr=False)

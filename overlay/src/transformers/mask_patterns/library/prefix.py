@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_argument
-from ..inputs import PerToken, RowData
+from ..inputs import RowData
 from ..pattern import Bound, Index, Pattern
 from ..ranges import Ranges
 from .named import MAX_INTEGER, Named, Sampled, is_int
@@ -44,7 +44,7 @@ class PrefixLM(Named):
         if isinstance(self.length, int):
             return self
         if self.until is not None:
-            found = self._tokens(rows).equal_to(self.until)
+            found = self._marked(rows, self.until)
             first = found.first()
             return PrefixLM((first + 1).where(first < torch.minimum(found.counts, rows.prompt_counts), 0))
         lengths = rows.per_row("prefix_lengths", self.length)
@@ -100,11 +100,8 @@ class Gist(Sampled):
         self._require_one_source("mask", "token")
 
     def bind(self, rows: RowData) -> Pattern:
-        marked: PerToken | None
-        if self.token is not None:
-            marked = self._tokens(rows).equal_to(self.token)
-        else:
-            marked = rows.per_token("gist_mask", self.mask)
+        given = None if self.token is not None else rows.per_token("gist_mask", self.mask)
+        marked = given if self.token is None else self._marked(rows, self.token)
         if marked is None:
             self._missing("gist_mask", "Or say gist(token=TOKEN).")
         marked = marked.mapped((marked.values > 0).long())

@@ -25,10 +25,10 @@ class Tree(Sampled):
 
     `parents` says for each token of the tree, counted from 0 behind the prefix, its parent; parents come before
     children, -1 is a root, and several roots are allowed. Both are static (`Tree(2, [-1, 0, 0])`), or tensors,
-    integers `(batch,)` and `(batch, nodes)`, or come as `mask_inputs["tree_prefix"]` and `["tree_parents"]`; rows with
-    fewer nodes are filled with -1. A token's rotary position is `prefix + depth`, see `position_ids`. A tree is for
-    one forward: `generate` cannot go on from it. Trees deeper than 32 have no short form. Sources: Medusa,
-    arXiv:2401.10774; EAGLE-2, arXiv:2406.16858.
+    integers `(batch,)` and `(batch, nodes)`, or `(nodes,)` for all rows, or come as `mask_inputs["tree_prefix"]`
+    and `["tree_parents"]`; rows with fewer nodes are filled with -1. A token's rotary position is `prefix +
+    depth`, see `position_ids`. A tree is for one forward: `generate` cannot go on from it. Trees deeper than 32
+    have no short form. Sources: Medusa, arXiv:2401.10774; EAGLE-2, arXiv:2406.16858.
 
     prefix 1, parents -1 0 0:
 
@@ -42,6 +42,8 @@ class Tree(Sampled):
     def __post_init__(self) -> None:
         if isinstance(self.parents, list):
             object.__setattr__(self, "parents", tuple(self.parents))
+        if isinstance(self.parents, Tensor) and self.parents.ndim == 1:
+            object.__setattr__(self, "parents", self.parents[None])
         ok = self.prefix is None or isinstance(self.prefix, Tensor) or is_int(self.prefix, 0)
         self._require(ok, "prefix", self.prefix, f"an integer from 0 to {MAX_INTEGER}, or an integer tensor (batch,)")
         if isinstance(self.parents, tuple):

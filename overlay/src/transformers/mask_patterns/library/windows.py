@@ -157,7 +157,7 @@ class GlobalTokens(Sampled):
         if isinstance(self.count, int):
             return self
         if self.token is not None:
-            return _BoundGlobalTokens.of(self._tokens(rows).equal_to(self.token))
+            return _BoundGlobalTokens.of(self._marked(rows, self.token))
         marked = rows.per_token("global_attention_mask", self.count)
         if marked is None:
             self._missing("global_attention_mask", "Or say global_tokens(N) or global_tokens(token=TOKEN).")

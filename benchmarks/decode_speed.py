@@ -1,0 +1,173 @@
+"""The time of one more token: under patterns, and by unpatched upstream's plain causal decode.
+
+Two processes, upstream's and the fork's, hold the same random model and take turns: each generates a few tokens
+behind a cache of so many, all of `generate()` included, with the time of every token. Prints the median time, and the
+median over the turns of the ratio to upstream's time in the same turn; needs rich.
+
+    python benchmarks/decode_speed.py [--lengths 1024 8192] [--backends sdpa eager] [--rounds 30]
+
+The fork comes from `transformers/`, upstream from that checkout's base commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+
+ROOT = Path(__file__).resolve().parents[1]
+UPSTREAM = "upstream"
+PATTERNS = ("none", "causal", "sink(4) | sliding_window(512)", "prefix_lm(64)", "document(separator=3) & causal")
+TOKENS = 16  # per turn
+
+
+class Worker:
+    """A process with one model, which generates when told."""
+
+    def __init__(self, source: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, "--serve"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    def times(self, backend: str, length: int, pattern: str | None) -> list[float]:
+        """Seconds of each new token."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        pickle.dump((backend, length, pattern), self._process.stdin)
+        self._process.stdin.flush()
+        answer: list[float] = pickle.load(self._process.stdout)
+        return answer
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def serve() -> None:
+    """Generate behind caches of the lengths asked for, which are filled once and cut back after each turn."""
+    answers, sys.stdout = sys.stdout.buffer, sys.stderr
+    model, caches = make_model(), dict[Any, Any]()
+    while True:
+        try:
+            question = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        pickle.dump(turn(model, caches, *question), answers)
+        answers.flush()
+
+
+def make_model() -> Any:
+    import torch
+
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "vocab_size": 2048}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32}
+    return Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, max_position_embeddings=2**17)).eval()
+
+
+def turn(model: Any, caches: dict[Any, Any], backend: str, length: int, pattern: str | None) -> list[float]:
+    from time import perf_counter
+
+    import torch
+
+    from transformers import DynamicCache
+    from transformers.generation.streamers import BaseStreamer
+
+    class Clock(BaseStreamer):
+        times: list[float] = []
+
+        def put(self, value: Any) -> None:
+            self.times.append(perf_counter())
+
+        def end(self) -> None:
+            pass
+
+    said = {} if pattern in (None, "none") else {"mask_pattern": pattern}
+    model.set_attn_implementation(backend)
+    ids = torch.randint(4, 2000, (1, length), generator=torch.Generator().manual_seed(0))
+    cache = caches.get((length, pattern))
+    if cache is None:
+        cache = caches[length, pattern] = DynamicCache()
+        model.set_attn_implementation("sdpa")
+        with torch.no_grad():
+            for part in ids[:, :-1].split(1024, dim=1):
+                model.model(part, past_key_values=cache, **said)
+        model.set_attn_implementation(backend)
+    clock = Clock()
+    clock.times = []
+    settings = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    model.generate(ids, past_key_values=cache, streamer=clock, **settings, **said)
+    cache.crop(length - 1 - cache.get_seq_length())
+    return [after - before for before, after in zip(clock.times[2:], clock.times[3:], strict=False)]
+
+
+@contextmanager
+def workers() -> Iterator[dict[str, Worker]]:
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "-C", ROOT / "transformers", "archive", "refs/fork/base", "src"], check=True, capture_output=True
+        )
+        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+        both = {UPSTREAM: Worker(Path(folder) / "src"), "fork": Worker(ROOT / "transformers" / "src")}
+        try:
+            yield both
+        finally:
+            for worker in both.values():
+                worker.stop()
+
+
+def measured(rounds: int, backend: str, length: int, both: dict[str, Worker]) -> dict[str, list[float]]:
+    """The median seconds per token of every turn."""
+    times: dict[str, list[float]] = {name: [] for name in (UPSTREAM, *PATTERNS)}
+    for number in track(range(rounds + 1), f"{backend}, {length} keys"):
+        for name, seen in times.items():
+            worker, pattern = (both[UPSTREAM], None) if name == UPSTREAM else (both["fork"], name)
+            found = worker.times(backend, length, pattern)
+            seen.extend([median(found)] if number else [])  # the first round warms up
+    return times
+
+
+def ratio(times: list[float], base: list[float]) -> float:
+    return median(time / upstream for time, upstream in zip(times, base, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192])
+    parser.add_argument("--backends", nargs="+", default=["sdpa", "eager"])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve()
+    table = Table("backend", "keys", "mask", "ms per token", "to upstream")
+    with workers() as both:
+        for backend in options.backends:
+            for length in options.lengths:
+                times = measured(options.rounds, backend, length, both)
+                base = median(times[UPSTREAM])
+                for name, seen in times.items():
+                    table.add_row(
+                        backend, str(length), name, f"{1e3 * median(seen):.2f}", f"{median(seen) / base:.3f}"
+                    )
+    Console().print(table)
+    return None
+
+
+if __name__ == "__main__":
+    main()

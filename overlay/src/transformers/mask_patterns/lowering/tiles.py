@@ -1,0 +1,360 @@
+"""Which keys each tile of queries needs, from ranges: what tiled attention runs through.
+
+A tile is some queries in a row. Its keys are a few segments: without a mask where every query of the tile sees all of
+them, else with a small one, which tiles that look alike share. Built in O(length), never from the whole grid.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..pattern import Pattern
+from ..positions import Layout
+from ..ranges import Ranges
+from .dense import key_ranges
+
+
+# What is fastest on a CPU, in scores (one query and one key of one head); `make bench` measures it.
+SIZES = (64, 128, 256, 512)  # queries per tile
+_MASKED = 0.15  # a mask makes a score dearer by this
+_SEGMENT = 48  # another segment costs each query as much as so many keys: what it finds is to be merged
+_CALL = 10_000  # and as much as so many scores, whatever its size
+_DENSE = 1.3  # a score in the dense form, whose mask is built and read anew in every layer
+WORTH_TILING = 2**20  # scores per head; with fewer the dense form is as fast
+
+Place: TypeAlias = "tuple[slice, slice, slice]"  # rows, query heads, key/value heads
+Span: TypeAlias = "tuple[int, int]"
+
+
+@dataclass(frozen=True, eq=False)
+class PartialMask:
+    """Which keys of a segment each query of a tile may see.
+
+    Args:
+        start, end: int32 `(intervals, queries)`, half-open intervals of the segment's keys; `(0, 0)` is empty.
+        hidden: bool `(keys,)`, keys that nobody sees, such as padding; None if there are none.
+        keys: how many the segment has.
+        is_shared: whether several tiles have it, so that it is kept once it is made.
+    """
+
+    start: Tensor
+    end: Tensor
+    hidden: Tensor | None
+    keys: int
+    is_shared: bool
+    _kept: dict[torch.dtype, Tensor] = field(default_factory=dict, init=False)
+
+    def additive(self, dtype: torch.dtype) -> Tensor:
+        """0 where visible, else -inf: `(queries, keys)`, float64 for queries of that dtype and else float32."""
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        if dtype in self._kept:
+            return self._kept[dtype]
+        mask = torch.zeros((), dtype=dtype).where(self.visible, -torch.inf)
+        if self.is_shared:
+            self._kept[dtype] = mask
+        return mask
+
+    @property
+    def visible(self) -> Tensor:
+        """Bool `(queries, keys)`."""
+        key = torch.arange(self.keys, dtype=torch.int32)
+        seen = torch.zeros(self.start.shape[1], self.keys, dtype=torch.bool)
+        for start, end in zip(self.start[..., None], self.end[..., None], strict=True):
+            seen |= (start <= key) & (key < end)
+        return seen if self.hidden is None else seen & ~self.hidden
+
+    @property
+    def blind(self) -> Tensor:
+        """Queries that see none of these keys, bool `(queries,)`."""
+        return (self.start >= self.end).all(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The keys `start .. end - 1`; without a mask every query of the tile sees all of them."""
+
+    start: int
+    end: int
+    mask: PartialMask | None
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """The queries `start .. end - 1`, the keys they need, and which see nothing, bool `(queries,)` or None."""
+
+    start: int
+    end: int
+    segments: tuple[Segment, ...]
+    empty: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows of the batch and query heads that share their tiles; `groups` are the key/value heads that serve these."""
+
+    rows: slice
+    heads: slice
+    groups: slice
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TilePlan:
+    """Every row, head and query of a forward, each in one tile of one part.
+
+    Args:
+        keys: how many the key/value tensors hold.
+    """
+
+    parts: tuple[Part, ...]
+    keys: int
+
+
+def tile_plan(pattern: Pattern, layout: Layout, *, least: int = WORTH_TILING, size: int = 0) -> TilePlan | None:
+    """The tiles of a bound pattern; None where it has no ranges, or its dense form is as fast.
+
+    Args:
+        layout: on the CPU.
+        least: scores per head, with fewer of which the dense form is taken; 0: it never is.
+        size: queries per tile; 0: what is fastest.
+    """
+    if layout.q_length * layout.kv_length < least:
+        return None
+    ranges = key_ranges(pattern, layout.queries, layout)
+    if ranges is None:
+        return None
+    start, end = slot_ranges(ranges, layout.keys)
+    places = _places(start, end, layout)
+    start, end = (_of_places(side, places) for side in (start, end))
+    costs = {t: _cost(_Spans.of(start, end, t), t, places) for t in ([size] if size else SIZES)}
+    size = min(costs, key=lambda t: costs[t])
+    scores = layout.batch * layout.heads * layout.q_length * layout.kv_length
+    if least and costs[size] > _DENSE * scores:
+        return None
+    hidden = layout.keys < 0
+    own_hidden = _of_places(hidden[:, None], places) if bool(hidden.any()) else None
+    tiles = _Tiling(start, end, size, own_hidden).tiles()
+    return TilePlan(tuple(Part(*place, own) for place, own in zip(places, tiles, strict=True)), layout.kv_length)
+
+
+def slot_ranges(ranges: Ranges, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Starts and ends of ranges, of key slots in place of positions; padding may lie inside.
+
+    Args:
+        keys: int64 `(batch or 1, keys)`, the position in each slot, ascending, -1 where that is no token.
+
+    Returns:
+        int64 `(batch or 1, heads or 1, intervals, queries)` each; what is empty starts behind all keys and ends at 0.
+    """
+    rows, count = keys.shape
+    length = ranges.length
+    slot = torch.arange(count).expand(rows, -1)
+    place = keys.where(keys >= 0, length + 1)
+    first = slot.new_full((rows, length + 2), count).scatter_(1, place, slot)[:, : length + 1]
+    first = first.flip(1).cummin(1).values.flip(1)  # the first slot from each position on
+    behind = slot.new_zeros(rows, length + 3).scatter_(1, place + 1, slot + 1)[:, : length + 1].cummax(1).values
+    start, end = _looked_up(first, ranges.start), _looked_up(behind, ranges.end)
+    empty = start >= end
+    return start.where(~empty, count), end.where(~empty, 0)
+
+
+def _looked_up(table: Tensor, at: Tensor) -> Tensor:
+    """`table`, `(batch or 1, any)`, at places `(batch or 1, ...)`."""
+    rows = max(len(table), len(at))
+    at = at.expand(rows, -1, -1, -1)
+    return table.expand(rows, -1).gather(1, at.flatten(1)).view(at.shape)
+
+
+def _places(start: Tensor, end: Tensor, layout: Layout) -> list[Place]:
+    """Neighbours among rows, and among heads, that have the same ranges."""
+    served = layout.heads // layout.groups
+    heads = [
+        (slice(a, b), slice(a // served, -(-b // served))) for a, b in _head_runs(start, end, layout.heads, served)
+    ]
+    rows = [slice(a, b) for a, b in _runs(start, end, 0, layout.batch)]
+    return [(row, *head) for row in rows for head in heads]
+
+
+def _head_runs(start: Tensor, end: Tensor, heads: int, served: int) -> list[Span]:
+    """Runs of heads whose key/value heads serve no others; else heads one by one."""
+    runs = _runs(start, end, 1, heads)
+    if any(a % served or b % served for a, b in runs):
+        return [(head, head + 1) for head in range(heads)]
+    return runs
+
+
+def _runs(start: Tensor, end: Tensor, dim: int, size: int) -> list[Span]:
+    """Neighbours along `dim` that are the same; one stands for all `size`."""
+    if start.shape[dim] == 1:
+        return [(0, size)]
+    start, end = start.movedim(dim, 0).flatten(1), end.movedim(dim, 0).flatten(1)
+    differs = (start[1:] != start[:-1]).any(1) | (end[1:] != end[:-1]).any(1)
+    cuts = [0, *(differs.nonzero()[:, 0] + 1).tolist(), size]
+    return list(zip(cuts, cuts[1:], strict=False))
+
+
+def _of_places(side: Tensor, places: Sequence[Place]) -> Tensor:
+    """`(batch or 1, heads or 1, ...)` at the first row and head of each place: `(places, ...)`."""
+    rows = torch.tensor([rows.start for rows, _, _ in places]).clamp(max=len(side) - 1)
+    heads = torch.tensor([heads.start for _, heads, _ in places]).clamp(max=side.shape[1] - 1)
+    return side[rows, heads]
+
+
+@dataclass(frozen=True, eq=False)
+class _Spans:
+    """The keys that each tile of each place needs, with small gaps closed: int64 `(spans,)` each."""
+
+    place: Tensor
+    tile: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, start: Tensor, end: Tensor, size: int) -> _Spans:
+        low, order = _by_tile(start, size).amin(-1).sort(dim=1)  # (places, intervals, tiles)
+        high = _by_tile(end, size).amax(-1).gather(1, order).cummax(1).values
+        apart = low[:, 1:] > high[:, :-1] + _SEGMENT
+        edge = torch.ones_like(apart[:, :1]) if apart.shape[1] else torch.ones_like(low, dtype=torch.bool)
+        begins = torch.cat([edge, apart], dim=1).movedim(1, 2)
+        ends = torch.cat([apart, edge], dim=1).movedim(1, 2)
+        place, tile, _ = begins.nonzero().unbind(1)
+        low, high = low.movedim(1, 2)[begins], high.movedim(1, 2)[ends]
+        used = low < high
+        return cls(place[used], tile[used], low[used], high[used])
+
+
+def _by_tile(side: Tensor, size: int) -> Tensor:
+    """The last dimension as tiles, `(..., tiles, size)`; the last query fills the last tile."""
+    lacking = -side.shape[-1] % size
+    if lacking:
+        side = torch.cat([side, side[..., -1:].expand(*side.shape[:-1], lacking)], dim=-1)
+    tiles: Tensor = side.unflatten(-1, (-1, size))
+    return tiles
+
+
+def _cost(spans: _Spans, size: int, places: Sequence[Place]) -> float:
+    copies = torch.tensor([(rows.stop - rows.start) * (heads.stop - heads.start) for rows, heads, _ in places])
+    queries = copies[spans.place] * size
+    return float((queries * ((1 + _MASKED) * (spans.high - spans.low) + _SEGMENT) + _CALL).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Tiling:
+    """The making of the tiles of all places.
+
+    Args:
+        start, end: int64 `(places, intervals, queries)`, of key slots.
+        size: queries per tile.
+        hidden: bool `(places, keys)`, slots without a token; None if there are none.
+    """
+
+    start: Tensor
+    end: Tensor
+    size: int
+    hidden: Tensor | None
+
+    def tiles(self) -> list[tuple[Tile, ...]]:
+        """The tiles of each place."""
+        places, _, queries = self.start.shape
+        count = -(-queries // self.size)
+        segments: list[list[list[Segment]]] = [[[] for _ in range(count)] for _ in range(places)]
+        for place, index, segment in self._segments():
+            segments[place][index].append(segment)
+        empty = (self.start >= self.end).all(1)
+        any_empty = _by_tile(empty, self.size).any(-1).tolist()
+
+        def tile(place: int, index: int) -> Tile:
+            at = self._queries(index)
+            nothing = empty[place, at] if any_empty[place][index] else None
+            return Tile(at.start, at.stop, tuple(segments[place][index]), nothing)
+
+        return [tuple(tile(place, index) for index in range(count)) for place in range(places)]
+
+    def _queries(self, tile: int) -> slice:
+        return slice(tile * self.size, min((tile + 1) * self.size, self.start.shape[2]))
+
+    def _segments(self) -> Iterator[tuple[int, int, Segment]]:
+        """Place, tile, and a segment of it."""
+        spans, cores = _Spans.of(self.start, self.end, self.size), self._cores()
+        partial: list[tuple[int, int, int, int]] = []
+        for place, tile, low, high in torch.stack([spans.place, spans.tile, spans.low, spans.high], 1).tolist():
+            for start, end, is_whole in _split((low, high), cores.get((place, tile), [])):
+                if is_whole:
+                    yield place, tile, Segment(start, end, None)
+                else:
+                    partial.append((place, tile, start, end))
+        for (place, tile, start, end), mask in zip(partial, self._masks(partial), strict=True):
+            yield place, tile, Segment(start, end, mask)
+
+    def _cores(self) -> dict[tuple[int, int], list[Span]]:
+        """By place and tile: keys that every query of it sees."""
+        low, high = _by_tile(self.start, self.size).amax(-1), _by_tile(self.end, self.size).amin(-1)
+        known = (low < high) & (self._tokens(low, high) == high - low)
+        place, interval, tile = known.nonzero().unbind(1)
+        low, high = low[place, interval, tile], high[place, interval, tile]
+        cores: dict[tuple[int, int], list[Span]] = {}
+        for owner_place, owner_tile, *core in torch.stack([place, tile, low, high], 1).tolist():
+            cores.setdefault((owner_place, owner_tile), []).append((core[0], core[1]))
+        return cores
+
+    def _tokens(self, low: Tensor, high: Tensor) -> Tensor:
+        """How many of the slots `low .. high - 1`, `(places, intervals, tiles)` each, hold a token."""
+        if self.hidden is None:
+            return high - low
+        so_far = torch.nn.functional.pad((~self.hidden).cumsum(1), (1, 0))
+        until, before = (so_far.gather(1, side.flatten(1)).view(side.shape) for side in (high, low))
+        return until - before
+
+    def _masks(self, partial: Sequence[tuple[int, int, int, int]]) -> list[PartialMask]:
+        """The masks of segments `(place, tile, start, end)`; the same one for those that look alike."""
+        if not partial:
+            return []
+        place, tile, low, high = torch.tensor(partial).unbind(1)
+        low, keys = low[:, None, None], (high - low)[:, None, None]
+        start, end = (
+            torch.minimum((_by_tile(side, self.size).movedim(2, 1)[place, tile] - low).clamp(min=0), keys).int()
+            for side in (self.start, self.end)
+        )
+        empty = start >= end
+        bounds = torch.stack([start.where(~empty, 0), end.where(~empty, 0)], 1)  # (segments, 2, intervals, queries)
+        looks = [self._look(own, *given) for own, given in zip(bounds, partial, strict=True)]
+        times = Counter(key for key, *_ in looks)
+        made: dict[tuple[int, bytes, bytes], PartialMask] = {}
+        for key, (own_start, own_end), hidden in looks:
+            made.setdefault(key, PartialMask(own_start, own_end, hidden, key[0], times[key] > 1))
+        return [made[key] for key, *_ in looks]
+
+    def _look(
+        self, bounds: Tensor, place: int, tile: int, start: int, end: int
+    ) -> tuple[tuple[int, bytes, bytes], Tensor, Tensor | None]:
+        """What tells the mask of a segment from others, and what it is made of."""
+        at = self._queries(tile)
+        bounds = bounds[..., : at.stop - at.start]
+        hidden = None if self.hidden is None else self.hidden[place, start:end]
+        hidden = None if hidden is None or not bool(hidden.any()) else hidden
+        return (end - start, _bytes(bounds), b"" if hidden is None else _bytes(hidden)), bounds, hidden
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.numpy().tobytes()
+
+
+def _split(span: Span, cores: Sequence[Span]) -> Iterator[tuple[int, int, bool]]:
+    """The segments of a span, and whether every query sees all of it; a core that is not worth it is no segment."""
+    at, last = span
+    for low, high in sorted(core for core in cores if span[0] <= core[0] < last):
+        others = (low > at) + (high < last)
+        if (high - low) * _MASKED < others * _SEGMENT:
+            continue
+        if low > at:
+            yield at, low, False
+        yield low, high, True
+        at = high
+    if at < last:
+        yield at, last, False

@@ -1,0 +1,112 @@
+"""Attention tile by tile, forward and backward, through the kernel that `scaled_dot_product_attention` has on a CPU.
+
+That kernel also gives the log-sum-exp of the scores, with which the segments of a tile, each attended to on its own,
+merge to what all keys together would have given (FlashAttention, arXiv:2205.14135; flash-decoding). With the merged
+output and log-sum-exp its backward is right for every segment alone. Nothing of the size of the scores is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .lowering.tiles import Part, Segment, Tile, TilePlan
+
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def tiled_sdpa(q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, scale: float | None = None) -> Tensor:
+    """What `scaled_dot_product_attention` gives under the plan's mask, and 0 for queries that see nothing.
+
+    Args:
+        q: `(batch, heads, queries, head_dim)`, on the CPU, floating.
+        k, v: `(batch, key/value heads, keys, head_dim)`; each of their heads serves as many query heads.
+        scale: of the scores, by default `head_dim ** -0.5`.
+
+    Returns:
+        `(batch, queries, heads, head_dim)`.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    output: Tensor = _TiledSdpa.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _TiledSdpa(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, scale: float | None) -> Tensor:
+        batch, heads, queries, head_dim = q.shape
+        output = q.new_empty(batch, queries, heads, head_dim)
+        lse = q.new_empty(batch, heads, queries, dtype=_exact(q.dtype))
+        for part, tile in _tiles(plan):
+            mine = part.rows, part.heads, slice(tile.start, tile.end)
+            own_k, own_v = (x[part.rows, part.groups] for x in (k, v))
+            own_output, lse[mine] = _attend(q[mine], own_k, own_v, tile, scale)
+            output.transpose(1, 2)[mine] = own_output
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.plan, ctx.scale = plan, scale
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, output, lse = ctx.saved_tensors
+        grad, output = grad.contiguous().transpose(1, 2), output.transpose(1, 2)
+        grad_q, grad_k, grad_v = (torch.zeros(x.shape, dtype=_exact(x.dtype)) for x in (q, k, v))
+        for part, tile in _tiles(ctx.plan):
+            mine = part.rows, part.heads, slice(tile.start, tile.end)
+            for segment in tile.segments:
+                keys = part.rows, part.groups, slice(segment.start, segment.end)
+                given = grad[mine], q[mine], k[keys], v[keys], output[mine], lse[mine]
+                mask = _additive(segment, q)
+                found = _backward(*given, 0.0, False, attn_mask=mask, scale=ctx.scale)
+                for total, at, own in zip((grad_q, grad_k, grad_v), (mine, keys, keys), found, strict=True):
+                    total[at] += own
+        return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
+
+
+def _tiles(plan: TilePlan) -> Iterator[tuple[Part, Tile]]:
+    return ((part, tile) for part in plan.parts for tile in part.tiles)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What sums of many values of this dtype are kept in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float | None) -> tuple[Tensor, Tensor]:
+    """The output of a tile, of the shape of `q`, and the log-sum-exp of its scores; +inf for what sees nothing."""
+    if not tile.segments:
+        return torch.zeros_like(q), q.new_full(q.shape[:3], torch.inf, dtype=_exact(q.dtype))
+    found = [_attend_to(segment, q, k, v, scale) for segment in tile.segments]
+    output, lse = found[0] if len(found) == 1 else _merged(found)
+    return output, lse if tile.empty is None else lse.masked_fill(tile.empty, torch.inf)
+
+
+def _attend_to(segment: Segment, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
+    """The same for the keys of one segment; -inf for queries that see none of them."""
+    k, v = (x[:, :, segment.start : segment.end] for x in (k, v))
+    output, lse = _forward(q, k, v, attn_mask=_additive(segment, q), scale=scale)
+    if segment.mask is None or not bool(segment.mask.blind.any()):
+        return output, lse
+    blind = segment.mask.blind
+    return output.masked_fill(blind[:, None], 0), lse.masked_fill(blind, -torch.inf)
+
+
+def _additive(segment: Segment, q: Tensor) -> Tensor | None:
+    return None if segment.mask is None else segment.mask.additive(q.dtype)
+
+
+def _merged(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Outputs and log-sum-exps over different keys, as of all keys together."""
+    parts = torch.stack([lse for _, lse in found])
+    lse = parts.logsumexp(0)
+    weights = (parts - lse.where(lse > -torch.inf, 0)).exp()[..., None]
+    return sum(output * weight for (output, _), weight in zip(found, weights, strict=True)), lse
