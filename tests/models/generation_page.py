@@ -107,6 +107,8 @@ NOTES = """- *sliding*: the model's own cache where layers have a window, here o
 - With an assistant, ask for a cache by `past_key_values=` or not at all: `cache_implementation=` is handed to the
   assistant beside its own cache, and upstream refuses the two.
 - Right padding is for forwards; `generate()` goes on behind it, and upstream warns.
+- A compiled forward over a static cache has tests of its own, as compiling takes seconds a cell:
+  [tests/models/test_compiled.py](../tests/models/test_compiled.py).
 """
 TAIL = """
 A mask that changes what is in the cache already is refused in the call in which it does, with the pair of positions.

@@ -157,7 +157,7 @@ def test_the_example_of_another_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
     exec(example, names)
-    model, prompt, real = names["model"], names["prompt"], torch.ones_like(names["prompt"])
+    model, prompt, real = names["model"].float(), names["prompt"], torch.ones_like(names["prompt"])
     out = generate(model, prompt, real, max_new_tokens=5, do_sample=False)
     del model.get_mask_pattern
     alone = Causal() & Document(torch.tensor([[0, 0, 1, 1, 2, 3, 4, 5, 6]]))
