@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import copy
 import gc
@@ -128,6 +129,52 @@ def test_threads_do_not_see_each_others_blocks(model: Any, said: Said, ids: Tens
         found = list(pool.map(run, [STREAMING, None, WINDOW]))
     for got, expected in zip(found, [said.streaming, said.native, said.window], strict=True):
         assert torch.equal(got, expected)
+
+
+def test_one_decorated_function_runs_in_many_threads(model: Any, said: Said, ids: Tensor) -> None:
+    barrier = Barrier(3, timeout=60)
+
+    @use_mask_pattern(model, STREAMING)
+    def run(fails: bool) -> Tensor:
+        barrier.wait()
+        found = logits(model, ids)
+        barrier.wait()
+        if fails:
+            raise KeyError
+        return found
+
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(run, fails) for fails in (False, True, False)]
+        assert isinstance(runs[1].exception(), KeyError)
+        assert all(torch.equal(runs[i].result(), said.streaming) for i in (0, 2))
+        assert all(torch.equal(found, said.native) for found in pool.map(lambda _: logits(model, ids), range(3)))
+
+
+def test_tasks_do_not_see_each_others_blocks(model: Any, said: Said, ids: Tensor) -> None:
+    async def run(pattern: Any) -> list[Tensor]:
+        with use_mask_pattern(model, pattern):
+            found = [logits(model, ids)]
+            await asyncio.sleep(0)  # the other one runs
+            return [*found, logits(model, ids)]
+
+    async def both() -> list[list[Tensor]]:
+        return list(await asyncio.gather(run(STREAMING), run(WINDOW)))
+
+    for found, expected in zip(asyncio.run(both()), (said.streaming, said.window), strict=True):
+        assert all(torch.equal(got, expected) for got in found)
+    assert torch.equal(logits(model, ids), said.native)
+
+
+def test_a_block_that_a_generator_waits_in_is_open_until_it_goes_on(model: Any, said: Said, ids: Tensor) -> None:
+    def tokens() -> Any:
+        with use_mask_pattern(model, STREAMING):
+            yield logits(model, ids)
+
+    running = tokens()
+    assert torch.equal(next(running), said.streaming)
+    assert torch.equal(logits(model, ids), said.streaming)
+    running.close()
+    assert torch.equal(logits(model, ids), said.native)
 
 
 def test_a_thread_sees_the_block_when_it_is_given_the_context(model: Any, said: Said, ids: Tensor) -> None:

@@ -61,8 +61,9 @@ def use_mask_pattern(model: torch.nn.Module, pattern: Any, mask_inputs: Mapping[
     They go before what a `get_mask_pattern` and the config say; a call's own `mask_pattern=` goes before them, and of
     nested blocks the innermost. The model and its config stay as they are. Other threads do not see it, nor do
     asyncio tasks that were started before it: a thread that is to have it, to stream what it generates, runs
-    `contextvars.copy_context().run`. A manager of continuous batching refuses requests inside a block. A forward that
-    torch.utils.checkpoint recomputes as a whole in backward needs the pattern in its call.
+    `contextvars.copy_context().run`. A generator that yields inside a block leaves it open for its caller meanwhile.
+    A manager of continuous batching refuses requests inside a block. A forward that torch.utils.checkpoint recomputes
+    as a whole in backward needs the pattern in its call.
 
     Args:
         model: one that takes patterns, or anything around such ones: an adapter's model, a compiled one, a trainer's.
