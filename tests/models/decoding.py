@@ -19,10 +19,10 @@ from unittest import mock
 import torch
 from small_models import make_model
 from torch import Tensor
-from transformers.cache_utils import Cache, QuantizedLayer
-from transformers.generation import GenerateDecoderOnlyOutput
 
 from transformers import DynamicCache, StaticCache
+from transformers.cache_utils import Cache, QuantizedLayer
+from transformers.generation import GenerateDecoderOnlyOutput
 
 
 VOCABULARY = 12  # so few tokens that the separator is soon generated
