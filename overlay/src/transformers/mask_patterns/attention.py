@@ -32,6 +32,7 @@ AttentionFunction: TypeAlias = Callable[..., AttentionOutput]
 
 # On a CPU, torch compiles FlexAttention anew for each shape, for seconds: below this many scores it runs uncompiled.
 _WORTH_COMPILING = 2**22
+_FEW = 16  # queries: with more, their mask for every head weighs more than keys for every head
 _STANCE = RLock()  # the stance is the whole process's: two threads would restore it in the wrong order
 
 
@@ -137,8 +138,8 @@ class SdpaMask:
         _check_keys(self.mask.shape[-1], k)
         mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
         mask = mask.to(q.device)
-        if q.shape[2] == 1 and _is_plain_sdpa(function, kwargs):
-            return _zero(self.empty, _one_query(q, k, v, mask, kwargs), None)
+        if q.shape[2] <= _FEW and _is_plain_sdpa(function, kwargs):
+            return _zero(self.empty, _few_queries(q, k, v, mask, kwargs), None)
         output, weights = function(module, q, k, v, mask, **kwargs)
         return _zero(self.empty, output, weights)
 
@@ -187,7 +188,7 @@ class KeysMask:
             return v.new_zeros(len(q), 1, q.shape[1], v.shape[3]), None
         k, v = self._seen(k), self._seen(v)
         if _is_plain_sdpa(function, kwargs):
-            return _one_query(q, k, v, None, kwargs), None
+            return _few_queries(q, k, v, None, kwargs), None
         return function(module, q, k, v, None, **kwargs)
 
     def _seen(self, states: Tensor) -> Tensor:
@@ -201,27 +202,29 @@ def _is_plain_sdpa(function: AttentionFunction, kwargs: Mapping[str, Any]) -> bo
     return ours and not kwargs.get("output_attentions") and kwargs.get("position_bias") is None
 
 
-def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: Mapping[str, Any]) -> Tensor:
-    """SDPA of one query per head: the heads that share keys go as queries of one head, so that no key is copied.
+def _few_queries(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: Mapping[str, Any]) -> Tensor:
+    """SDPA where the heads that share keys go as queries of one head, so that no key is copied, as upstream's does.
 
     Args:
-        mask: `(batch or 1, heads or 1, 1, keys)`, or None.
+        mask: `(batch or 1, heads or 1, queries, keys)`, or None.
 
     Returns:
-        `(batch, 1, heads, head_dim)`.
+        `(batch, queries, heads, head_dim)`.
     """
-    groups = (k.shape[1], q.shape[1] // k.shape[1])
-    if mask is not None and mask.shape[1] > 1:
-        mask = mask[:, :, 0].unflatten(1, groups)
-    output = torch.nn.functional.scaled_dot_product_attention(
-        q[:, :, 0].unflatten(1, groups),
+    groups, served = k.shape[1], q.shape[1] // k.shape[1]
+    if mask is not None:
+        each = mask.unflatten(1, (groups, served)) if mask.shape[1] > 1 else mask[:, :, None]
+        mask = each.expand(-1, -1, served, -1, -1).flatten(2, 3)
+    output: Tensor = torch.nn.functional.scaled_dot_product_attention(
+        q.unflatten(1, (groups, served)).flatten(2, 3),
         k,
         v,
         attn_mask=mask,
         dropout_p=kwargs.get("dropout", 0.0),
         scale=kwargs.get("scaling"),
     )
-    return output.flatten(1, 2)[:, None]
+    output = output.unflatten(2, (served, q.shape[2])).permute(0, 3, 1, 2, 4)
+    return output.flatten(2, 3)
 
 
 @dataclass(frozen=True, eq=False)

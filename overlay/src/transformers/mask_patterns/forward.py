@@ -180,7 +180,8 @@ class Forward:
         rows = Rows(self._layout(*self._geometry(0), real), data, memory.per_token, prompt=prompt_rows)
         if watch is not None:
             watch.saw(said, self._resolved(said), rows)
-        memory.steps = Steps.ahead(Said(said, self.config, inputs, prompt_rows), plan, rows) if self.is_step else None
+        repeats = self.is_step and not memory.rows_move
+        memory.steps = Steps.ahead(Said(said, self.config, inputs, prompt_rows), plan, rows) if repeats else None
         return masks
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
