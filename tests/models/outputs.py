@@ -12,6 +12,7 @@ from torch import Tensor
 
 import transformers
 from transformers import (
+    GenerationMixin,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2MoeConfig,
@@ -50,6 +51,8 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "qwen2_moe": (Qwen2MoeConfig, Qwen2MoeForCausalLM, EXPERTS),
     "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, EXPERTS),
 }
+if hasattr(GenerationMixin, "_prefill_chunking"):  # Qwen2-MoE fails in these before transformers 5, and is not patched
+    del FAMILIES["qwen2_moe"]
 MASKS = {"none": None, "left": [[1] * 9, [0] * 3 + [1] * 6], "right": [[1] * 9, [1] * 6 + [0] * 3]}
 
 
@@ -122,4 +125,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     expected, target = Path(sys.argv[1]), sys.argv[2]
     assert Path(transformers.__file__).resolve().is_relative_to(expected.resolve()), transformers.__file__
-    torch.save({name: tensor.detach().clone() for name, tensor in outputs()}, target)
+    said = {name: torch.zeros(0) if tensor is None else tensor.detach().clone() for name, tensor in outputs()}
+    torch.save(said, target)

@@ -54,6 +54,7 @@ NEEDS_POSITIONS_IN_CHUNKS = pytest.mark.skipif(
     reason="before transformers 5, generate() numbers padded rows by slots where it reads in chunks",
 )
 GOES_ON_FROM_NEW_TOKENS = not hasattr(GenerationMixin, "_get_initial_cache_position")  # else from all tokens only
+COPIES_KEYS_PER_HEAD = hasattr(GenerationMixin, "_prefill_chunking")  # SDPA with a mask: other sums than ours
 EXPORTS = hasattr(generic, "merge_with_config_defaults")
 FLEX_TAKES_A_BIAS = "position_bias" in signature(flex_attention_forward).parameters
 
