@@ -6,6 +6,8 @@
 #   WHEELHOUSE=dir       take every package from this folder, never from the network
 #   MODEL=id-or-path     the model of `make demo`
 #   JOBS=4               processes of `make test-upstream`
+#   TO=5.23.0            the release that `make rebase` goes to
+#   N=3 MESSAGE=file     the patch that is edited or dropped, and its message
 #   ARGS="..."           further options: of pytest in `make test`, of the tool in the others
 #   PYTHON=python3.12    the interpreter to start from
 PYTHON ?= python3
@@ -15,7 +17,8 @@ SOURCED = $(if $(SOURCE),--source "$(SOURCE)") $(if $(UPSTREAM),--upstream "$(UP
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install uninstall apply export status verify prove rebase rebase-continue rebase-abort branch wheel clean
+.PHONY: help install uninstall apply export status verify prove branch wheel changes clean
+.PHONY: new-patch edit-patch drop-patch rebase rebase-continue rebase-abort
 .PHONY: test test-upstream lint demo
 
 help: ## list the targets
@@ -42,6 +45,15 @@ verify: ## every series applies to pristine source and exports byte for byte
 prove: ## without each patch, the test it names fails
 	$(TOOL) prove $(SOURCED) $(ARGS)
 
+new-patch: ## a patch of what you edited in transformers/ (MESSAGE=file, else your editor)
+	$(TOOL) new-patch $(if $(MESSAGE),--message "$(MESSAGE)")
+
+edit-patch: ## what you edited, into patch N; without edits, its message (N= MESSAGE=)
+	$(TOOL) edit-patch --patch "$(N)" $(if $(MESSAGE),--message "$(MESSAGE)")
+
+drop-patch: ## take patch N out of the series (N=)
+	$(TOOL) drop-patch --patch "$(N)"
+
 rebase: ## the series, carried to another release (TO=5.23.0 SOURCE=)
 	$(TOOL) rebase --to "$(TO)" $(SOURCED) $(ARGS)
 
@@ -50,6 +62,9 @@ rebase-continue: ## go on where a rebase stopped (ARGS="--drop N" or "--accept N
 
 rebase-abort: ## forget a rebase
 	$(TOOL) rebase-abort $(ARGS)
+
+changes: ## docs/what_the_fork_changes.md, from the patches
+	$(TOOL) changes
 
 branch: ## the applied series as a plain git branch, to push (UPSTREAM= SOURCE=)
 	$(TOOL) branch $(SOURCED) $(ARGS)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fork import branch as branch_module
+from fork import changes as changes_module
 from fork import clean as clean_module
-from fork import develop, series, upstream_tests
+from fork import develop, edit, series, upstream_tests
 from fork import export as export_module
 from fork import install as install_module
 from fork import prove as prove_module
@@ -20,6 +21,7 @@ from fork import status as status_module
 from fork import verify as verify_module
 from fork import wheel as wheel_module
 from fork.errors import ForkError
+from fork.git import require_version
 from fork.lock import exclusive
 from fork.project import find_root
 from fork.source import Source
@@ -77,6 +79,42 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
     """`--patch`, and what `apply` takes."""
     source_argument(parser)
     parser.add_argument("--patch", metavar="N", help="only this one: its number, or how its name begins")
+
+
+def changes(root: Path, arguments: argparse.Namespace) -> None:
+    """The `changes` command."""
+    changes_module.write(root)
+
+
+def new_patch(root: Path, arguments: argparse.Namespace) -> None:
+    """The `new-patch` command."""
+    edit.new_patch(root, arguments.message)
+
+
+def edit_patch(root: Path, arguments: argparse.Namespace) -> None:
+    """The `edit-patch` command."""
+    edit.edit_patch(root, arguments.patch, arguments.message)
+
+
+def drop_patch(root: Path, arguments: argparse.Namespace) -> None:
+    """The `drop-patch` command."""
+    edit.drop_patch(root, arguments.patch)
+
+
+def message_argument(parser: argparse.ArgumentParser) -> None:
+    """`--message`."""
+    parser.add_argument("--message", default="", metavar="FILE", help="the patch's message (default: your editor)")
+
+
+def number_argument(parser: argparse.ArgumentParser) -> None:
+    """`--patch`."""
+    parser.add_argument("--patch", default="", metavar="N", help="its number")
+
+
+def edit_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--patch` and `--message`."""
+    number_argument(parser)
+    message_argument(parser)
 
 
 def rebase(root: Path, arguments: argparse.Namespace) -> None:
@@ -182,9 +220,13 @@ COMMANDS = (
     Command("status", "what is applied, edited, drifted", status, alone=False),
     Command("verify", "every pin applies and comes back byte for byte", verify),
     Command("prove", "without each patch, the test it names fails", prove, prove_arguments),
+    Command("new-patch", "a patch of what you edited in transformers/", new_patch, message_argument),
+    Command("edit-patch", "what you edited, into a patch that is there", edit_patch, edit_arguments),
+    Command("drop-patch", "a patch, out of the series", drop_patch, number_argument),
     Command("rebase", "the series, carried to another release", rebase, rebase_arguments, resume="rebase-continue"),
     Command("rebase-continue", "go on where a rebase stopped", rebase_continue, rebase_continue_arguments),
     Command("rebase-abort", "forget a rebase", rebase_abort),
+    Command("changes", "docs/what_the_fork_changes.md, from the patches", changes),
     Command("branch", "the applied series as a plain git branch", branch, source_argument),
     Command("wheel", "wheel and sdist of the fork", wheel, source_argument),
     Command("clean", "remove what is derived", clean),
@@ -208,6 +250,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     command: Command = arguments.command
     try:
+        require_version()
         root = arguments.root.resolve() if arguments.root else find_root(Path.cwd())
         with exclusive(root) if command.alone else nullcontext():
             command.run(root, arguments)

@@ -25,7 +25,7 @@ def clean(root: Path) -> None:
             print(f"removed: {SUBMODULE}/ (make install puts it back, also for environments that use it)")
     for path in sorted(project.state.iterdir()):
         if path.name == "rescued":
-            print(f"kept: {path.relative_to(root)}/, files rescued from an export that was cut short")
+            print(f"kept: {path.relative_to(root)}/, files that were not kept anywhere else")
         elif path == Area(project).folder and rebasing(project):
             print(f"kept: {path.relative_to(root)}/, a rebase that is not finished (make rebase-abort forgets it)")
         elif path.is_dir():

@@ -31,7 +31,7 @@ def export(root: Path) -> None:
     """Write overlay and patches from the checkout, then apply them again. The caller holds the lock."""
     project = Project(root)
     checkout = Checkout.of(project)
-    state = _require_applied(checkout)
+    state = require_applied(checkout)
     pin = applied_pin(root, checkout)
     edits = checkout.edits(state)
     before = read_recipe(root, pin)
@@ -51,7 +51,7 @@ def export(root: Path) -> None:
     series.apply(root)
 
 
-def _require_applied(checkout: Checkout) -> State:
+def require_applied(checkout: Checkout) -> State:
     """A checkout that export can read: on its branch, calm, with a series applied."""
     if not checkout.exists():
         raise ForkError(f"{SUBMODULE}/ is not there, expected a checkout to export from", next="make apply")

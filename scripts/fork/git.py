@@ -8,6 +8,7 @@ a fetch needs their proxies, credentials and url rewrites, and makes no commit.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from fork.errors import ForkError
 
 
 COMMITTER = ("The mask patterns fork", "fork@mask-patterns.invalid")
+
+
+# The first that knows GIT_CONFIG_GLOBAL.
+OLDEST = (2, 32)
 
 
 class GitDiedError(ForkError):
@@ -101,6 +106,18 @@ def network_environment() -> dict[str, str]:
         "SSH_ASKPASS": "true",
         "LC_ALL": "C.UTF-8",
     }
+
+
+def require_version() -> None:
+    """Refuse a git that would read the user's configuration whatever the environment says."""
+    told = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout.strip()
+    found = re.search(r"(\d+)\.(\d+)", told)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST:
+        raise ForkError(
+            f"{told or 'git'} is too old, expected {OLDEST[0]}.{OLDEST[1]} or newer, which can leave out the "
+            "user's configuration",
+            next="install a newer git, then the command again",
+        )
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ class Area:
         """The rebase that is going on, if one is."""
         if not self._file.exists():
             return None
-        told = json.loads(self._file.read_text(encoding="utf-8"))
         try:
+            told = json.loads(self._file.read_text(encoding="utf-8"))
             told |= {"old": Pin(**told["old"]), "new": Pin(**told["new"]), "stop": Stop(told["stop"])}
             told |= {
                 "bases": tuple(told["bases"]),

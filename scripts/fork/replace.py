@@ -68,12 +68,17 @@ def _set_aside(project: Project, path: Path, expected: str | None) -> None:
     """Keep a file that somebody wrote after the plan was made."""
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() == expected:
         return
+    print(f"rescued: {path.relative_to(project.root)} -> {keep(project, path)}")
+
+
+def keep(project: Project, path: Path) -> Path:
+    """Copy a file to where nothing is ever removed; the copy's place in the project."""
     kept = project.state / "rescued" / path.relative_to(project.root)
     while kept.exists():
         kept = kept.with_name(f"{kept.name}~")
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(path, kept)
-    print(f"rescued: {path.relative_to(project.root)} -> {kept.relative_to(project.root)}")
+    return kept.relative_to(project.root)
 
 
 def _prune(folder: Path, root: Path) -> None:

@@ -40,14 +40,14 @@ def download(version: str, into: Path, sha256: str | None) -> Path:
         raise ForkError(
             f"{archive_name(version)} has sha256\n  {came[1]}, expected\n"
             f"  {sha256 or (expected and expected[1])}; nothing in it was unpacked or run",
-            next="make apply SOURCE=git, or put the right archive in the index or wheelhouse",
+            next="the command again with SOURCE=git, or put the right archive in the index or wheelhouse",
         )
     if not sha256:
-        _refuse_unknown(version)
+        _refuse_unknown(version, done.stdout)
     said = "\n".join(done.stdout.strip().splitlines()[-6:])
     raise ForkError(
         f"pip found no {archive_name(version)}, expected it in its index or wheelhouse. pip said:\n{said}",
-        next="make apply WHEELHOUSE=<folder that holds it>, or with access to PyPI",
+        next="the command again with WHEELHOUSE=<folder that holds it>, or with access to PyPI",
     )
 
 
@@ -56,25 +56,27 @@ def read_sha256(archive: Path) -> str:
     return hashlib.sha256(archive.read_bytes()).hexdigest()
 
 
-def _refuse_unknown(version: str) -> None:
-    """Where the index can be asked: is there no such release, or does it have no sdist?"""
-    sdists = _versions("--no-binary", SUBMODULE)
-    if not sdists or version in sdists:
+def _refuse_unknown(version: str, said: str) -> None:
+    """Where pip could ask: is there no such release, or does it have no sdist?"""
+    listed = re.search(r"\(from versions: (.*)\)", said)
+    if listed is None or listed[1] == "none":
         return  # no access, or another problem: pip says which
-    if version in _versions():
+    sdists = listed[1].split(", ")
+    latest = sdists[-1]
+    if version in _released():
         raise ForkError(
             f"transformers {version} has no sdist in pip's index, expected one: a pin records its sha256",
-            next=f"make rebase TO={sdists[0]}, or another release that has one",
+            next=f"make rebase TO={latest}, or another release that has one",
         )
     raise ForkError(
-        f"there is no transformers {version}, expected one of {', '.join(sdists[:6])}, ...",
-        next=f"make rebase TO={sdists[0]}",
+        f"there is no transformers {version}, expected one of ..., {', '.join(sdists[-6:])}",
+        next=f"make rebase TO={latest}",
     )
 
 
-def _versions(*options: str) -> list[str]:
-    """The releases that pip's index or wheelhouse has, newest first."""
-    done = _pip("index", "versions", "--ignore-requires-python", *options, SUBMODULE)
+def _released() -> list[str]:
+    """The releases that pip's index or wheelhouse has, with an sdist or without."""
+    done = _pip("index", "versions", "--ignore-requires-python", SUBMODULE)
     found = re.search(r"^Available versions: (.*)$", done.stdout, re.M)
     return found[1].split(", ") if found else []
 

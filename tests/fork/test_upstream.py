@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,18 @@ from stub_wheels import versions
 from test_series import HOOKS, MASKING, commit_edit, files, head
 from tiny_upstream import TAG, Tiny, git
 
+from fork.__main__ import main
 from fork.pins import read_pin
 
 
+PROJECT = Path(__file__).parents[2]
+PLAIN = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_AUTHOR_NAME": "A",
+    "GIT_AUTHOR_EMAIL": "a@example.invalid",
+    "GIT_COMMITTER_NAME": "A",
+    "GIT_COMMITTER_EMAIL": "a@example.invalid",
+}
 VERSION_FILE = "src/transformers/__init__.py"
 
 
@@ -119,6 +130,24 @@ def test_a_pin_that_the_project_has_left_gives_way_to_the_default(tiny: Tiny, la
     for file in (tiny.root / "patches" / "v9.10.0").iterdir():
         file.unlink()
     assert f"applied {TAG}" in tiny.ok("apply").out
+
+
+def test_another_pin_becomes_the_default_as_the_docs_say(tiny: Tiny, later: Later, tmp_path: Path) -> None:
+    later.pin("9.10.0", {})
+    tiny.ok("apply")
+    text = (PROJECT / "docs/upgrading.md").read_text().split("## Making it the default")[1]
+    commands = [line.strip() for line in text.splitlines() if line.startswith("    git ")]
+    assert len(commands) == 3
+    git(tiny.root, "add", "patches")
+    for command in commands:
+        words = command.replace("5.23.0", "9.10.0").replace("git commit", "git commit --quiet")
+        subprocess.run(["sh", "-ec", words], cwd=tiny.root, check=True, env=os.environ | PLAIN)
+    assert "nothing to do: v9.9.0" in tiny.ok("apply").out
+    tiny.ok("verify")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(tiny.root), str(clone))
+    assert main(["--root", str(clone), "apply"]) == 0
+    assert '"9.10.0"' in (clone / "transformers" / VERSION_FILE).read_text()
 
 
 def test_status_says_where_the_checkout_is_and_what_else_there_is(tiny: Tiny, later: Later) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import product
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_masks import GROUPS, HEADS, Real, Said, brute_force, inputs, padded, said_patterns, unpadded
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_mask
+from torch._dynamo.utils import counters
+from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_attention
 
 from transformers.mask_patterns import Causal, Document, Pattern, Sink, SlidingWindow, from_function
 from transformers.mask_patterns.inputs import Rows
@@ -47,15 +49,13 @@ def check_blocks(mask: BlockMask, seen: Tensor) -> None:
     needed = blocks_of(seen)
     computed = mask.to_dense().bool().expand(needed.shape)
     assert torch.equal(computed, needed)
-    full = torch.zeros_like(needed)
     assert mask.full_kv_num_blocks is not None
     assert mask.full_kv_indices is not None
+    full = torch.zeros(mask.full_kv_indices.shape, dtype=torch.bool)
     for b, h, q in product(*map(range, mask.full_kv_num_blocks.shape)):
-        count = int(mask.full_kv_num_blocks[b, h, q])
-        full[
-            b, h if mask.full_kv_num_blocks.shape[1] > 1 else slice(None), q, mask.full_kv_indices[b, h, q, :count]
-        ] = True
-    assert not (full & blocks_of(~seen)).any()
+        full[b, h, q, mask.full_kv_indices[b, h, q, : int(mask.full_kv_num_blocks[b, h, q])]] = True
+    beyond = torch.nn.functional.pad(~seen, (0, -seen.shape[3] % BLOCK, 0, -seen.shape[2] % BLOCK), value=True)
+    assert torch.equal(full.expand(needed.shape), ~blocks_of(beyond))
 
 
 @settings(max_examples=25)
@@ -123,3 +123,42 @@ def test_a_whole_mask_given_for_one_row_and_head_stands_for_all() -> None:
     whole = seen.expand(3, HEADS, -1, -1)
     assert torch.equal(create_mask(mask.mask_mod, 3, HEADS, 150, 200, device="cpu"), whole)
     check_blocks(mask, whole)
+
+
+@pytest.mark.parametrize("q_offset", [0, 290, 399])
+def test_padding_anywhere_and_places_not_filled_yet(q_offset: int) -> None:
+    real = torch.rand(3, 400, generator=torch.Generator().manual_seed(0)) < 0.9
+    real[0, :150], real[1, 300:], real[2, 128:256] = False, False, True
+    layout = Layout.of(3, 400 - q_offset, real=real, q_offset=q_offset, kv_length=530, heads=HEADS)
+    ids = torch.arange(400) // 90
+    for pattern in (Causal(), Sink(4) | SlidingWindow(30), ~SlidingWindow(200), Causal() & Document(ids)):
+        bound = pattern.bind(Rows(layout))
+        check_blocks(block_mask(bound, layout), visible_grid(bound, layout).expand(3, HEADS, -1, -1))
+
+
+def test_one_kernel_serves_patterns_batches_and_tokens_alike() -> None:
+    """Bounds are tensors, so nothing is compiled anew: `aot_eager` compiles as much as decides that."""
+    torch.compiler.reset()
+    counters.clear()
+    attention = torch.compile(flex_attention, backend="aot_eager", dynamic=True, fullgraph=True)
+    torch.manual_seed(0)
+
+    def attend(pattern: Pattern, layout: Layout) -> None:
+        q, kv = torch.randn(5, HEADS, layout.q_length, 16), torch.randn(5, HEADS, layout.kv_length, 16)
+        bound = pattern.bind(Rows(layout))
+        seen = visible_grid(bound, layout).expand(5, HEADS, -1, -1)
+        want = torch.nn.functional.scaled_dot_product_attention(q, kv, kv, attn_mask=seen)
+        torch.testing.assert_close(attention(q, kv, kv, block_mask=block_mask(bound, layout)), want)
+
+    with torch.no_grad():
+        for pattern in (Causal(), SlidingWindow(7), Causal() & Document(torch.arange(200) // 50)):
+            attend(pattern, Layout.of(5, 200, heads=HEADS))
+        assert counters["stats"]["unique_graphs"] == 1
+        for length in (201, 250, 300):
+            attend(SlidingWindow(7), Layout.of(5, length, heads=HEADS))
+        longer = counters["stats"]["unique_graphs"]
+        for slot in range(300, 304):
+            attend(SlidingWindow(7), Layout.of(5, 1, q_offset=slot, heads=HEADS))
+        tokens = counters["stats"]["unique_graphs"]
+    torch.compiler.reset()
+    assert (longer, tokens) == (1, 2)

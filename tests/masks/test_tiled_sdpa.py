@@ -48,7 +48,7 @@ def tensors(layout: Layout, dtype: torch.dtype, head_dim: int = 8) -> list[Tenso
 
 def deviations(pattern: Pattern, layout: Layout, seen: Tensor, dtype: torch.dtype, size: int) -> list[float]:
     """How far output and gradients are from those of plain attention, of the largest of its values."""
-    plan = tile_plan(pattern, layout, least=0, size=size)
+    plan = tile_plan(pattern, layout, always=True, size=size)
     assert plan is not None
     given, scale = tensors(layout, dtype), 0.9 / math.sqrt(8)
     exact = [x.detach().double().requires_grad_() for x in given]
@@ -73,7 +73,7 @@ def test_random_patterns_paddings_and_offsets(data: st.DataObject) -> None:
         len(real), slots - q_offset, real=torch.tensor(real), q_offset=q_offset, heads=HEADS, groups=GROUPS
     )
     bound = said.pattern.bind(Rows(layout, inputs(real)))
-    if tile_plan(bound, layout, least=0) is None:
+    if tile_plan(bound, layout, always=True) is None:
         return
     seen = brute_force(said, real, range(q_offset, slots), range(slots))
     assert max(deviations(bound, layout, seen, torch.float32, data.draw(st.sampled_from([1, 3, 16])))) < 1e-5
@@ -100,7 +100,7 @@ def test_chunks_behind_a_cache() -> None:
 
 def test_queries_that_see_nothing_pass_no_gradient_on() -> None:
     layout = Layout.of(1, 40, real=torch.arange(40)[None] >= 25, heads=2, groups=1)
-    plan = tile_plan(Causal(), layout, least=0, size=16)
+    plan = tile_plan(Causal(), layout, always=True, size=16)
     assert plan is not None
     q, k, v = tensors(layout, torch.float32)
     output = tiled_sdpa(q, k, v, plan)
@@ -114,7 +114,7 @@ def test_queries_that_see_nothing_pass_no_gradient_on() -> None:
 
 def test_it_agrees_with_autocast() -> None:
     layout = Layout.of(1, 100, heads=2, groups=1)
-    plan = tile_plan(SlidingWindow(20), layout, least=0)
+    plan = tile_plan(SlidingWindow(20), layout, always=True)
     assert plan is not None
     q, k, v = tensors(layout, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

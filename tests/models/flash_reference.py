@@ -7,6 +7,7 @@ nothing gets 0.
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ def whole(q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: bool, wi
     """Rows of equal length, `(batch, length, heads, head_dim)`."""
     check_states(q, k, v)
     assert len(q) == len(k) == len(v)
-    return torch.stack([one_sequence(*row, scale, causal, window) for row in zip(q, k, v, strict=True)])
+    rows = zip(q, k, v, strict=True)
+    return torch.stack([one_sequence(one, keys, values, scale, causal, window) for one, keys, values in rows])
 
 
 def packed(
@@ -76,11 +78,9 @@ def packed(
         assert cu_seqlens[-1] == len(states)
         assert int(cu_seqlens.diff().max()) == longest
         assert int(cu_seqlens.diff().min()) > 0
-    cuts = zip(*(cu_seqlens.diff().tolist() for cu_seqlens in (ends[0], ends[1], ends[1])), strict=True)
-    sequences = zip(
-        *(s.split(lengths) for s, lengths in zip((q, k, v), zip(*cuts, strict=True), strict=True)), strict=True
-    )
-    return torch.cat([one_sequence(*sequence, scale, causal, window) for sequence in sequences])
+    lengths = [cu_seqlens.diff().tolist() for cu_seqlens in (ends[0], ends[1], ends[1])]
+    sequences = zip(*(states.split(n) for states, n in zip((q, k, v), lengths, strict=True)), strict=True)
+    return torch.cat([one_sequence(one, keys, values, scale, causal, window) for one, keys, values in sequences])
 
 
 def version_2(calls: Calls) -> types.ModuleType:
@@ -175,9 +175,9 @@ def install(patch: pytest.MonkeyPatch) -> Calls:
     padding: Any = types.ModuleType("flash_attn.bert_padding")
     padding.pad_input, padding.unpad_input = upstream._pad_input, upstream._unpad_input
     for found in (version_2(calls), version_3(calls), padding):
-        patch.setitem(__import__("sys").modules, found.__name__, found)
-    for version in (2, 3):
-        patch.setattr(upstream, f"is_flash_attn_{version}_available", lambda: True)
+        patch.setitem(sys.modules, found.__name__, found)
+    for version, is_there in ((2, True), (3, True), (4, False)):
+        patch.setattr(upstream, f"is_flash_attn_{version}_available", lambda is_there=is_there: is_there)
     for name in ("_loaded_implementation", "_flash_fn", "_flash_varlen_fn", "_pad_fn", "_unpad_fn"):
         patch.setattr(upstream, name, None)
     patch.setattr(upstream, "_process_flash_kwargs_fn", None)

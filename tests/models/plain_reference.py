@@ -69,7 +69,7 @@ def _attention(
     q, k, v = (_project(own, name, x, n) for name, n in (("q", heads), ("k", groups), ("v", groups)))
     if "self_attn.q_norm.weight" in own:  # Qwen3
         q, k = (_rms(t, own[f"self_attn.{n}_norm.weight"], config) for t, n in ((q, "q"), (k, "k")))
-    theta = config.rope_parameters["rope_theta"]
+    theta = config.rope_parameters["rope_theta"] if hasattr(config, "rope_parameters") else config.rope_theta
     q, k = _rotate(q, positions, theta), _rotate(k, positions, theta)
     out = torch.zeros_like(q)
     for b in range(len(x)):

@@ -126,7 +126,8 @@ def _cut_and_filled(model: Any, cache: Any) -> None:
 def _reset_and_filled(model: Any, cache: Any) -> None:
     cache.reset()
     for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[..., :0, :], layer.values[..., :0, :]
+        if layer.keys is not None:  # some releases zero them, some drop them
+            layer.keys, layer.values = layer.keys[..., :0, :], layer.values[..., :0, :]
     forward(model, [[9, 9, 9], [9, 9, 9]], cache, "native")
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from small_models import make_model
 from torch import Tensor
-from transformers.cache_utils import Cache, QuantizedLayer
 
 from transformers import DynamicCache
+from transformers.cache_utils import Cache, QuantizedLayer
 from transformers.mask_patterns import Causal, Document, Sink, SlidingWindow, UnsupportedMaskError
 
 

@@ -28,7 +28,11 @@ from transformers.mask_patterns import (
 
 
 VERSIONS = ("flash_attention_2", "flash_attention_3")
-WINDOW = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}  # full, then sliding
+WINDOW: dict[str, Any] = {
+    "use_sliding_window": True,
+    "sliding_window": 3,
+    "max_window_layers": 1,
+}  # full, then sliding
 IDS = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2], [0, 1, 1, 1, 1, 1, 1, 1, 2]])
 LEFT = torch.tensor([[1] * 9, [0] * 3 + [1] * 6])
 RIGHT = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -208,3 +210,16 @@ def test_rows_that_change_places(pattern: Pattern) -> None:
     with torch.no_grad():
         got = model(ids[:, -1:], attention_mask=real, past_key_values=cache, mask_pattern=pattern).logits
     close(got[:, -1], whole(model, ids, real, pattern)[:, -1])
+
+
+def test_a_copied_or_saved_cache_keeps_no_pattern() -> None:
+    cache = DynamicCache()
+    for _ in decode(make_model(), IDS[:, :-1], REAL[:, :-1], SlidingWindow(3), cache):
+        pass
+    assert b"sliding" not in pickle.dumps(cache).lower().replace(b"is_sliding", b"")
+    model, copied = make_model(), copy.deepcopy(cache)
+    with torch.no_grad():
+        for kept in (cache, copied):
+            call: dict[str, Any] = {"past_key_values": kept, "mask_pattern": SlidingWindow(3)}
+            got = model(IDS[:, -1:], attention_mask=REAL, **call).logits
+            close(got[:, -1], whole(model, IDS, REAL, SlidingWindow(3))[:, -1])

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
 
@@ -33,6 +34,7 @@ AttentionFunction: TypeAlias = Callable[..., AttentionOutput]
 
 # On a CPU, torch compiles FlexAttention anew for each shape, for seconds: below this many scores it runs uncompiled.
 _WORTH_COMPILING = 2**22
+_FEW = 16  # queries: with more, their mask for every head weighs more than keys for every head
 _STANCE = RLock()  # the stance is the whole process's: two threads would restore it in the wrong order
 
 
@@ -54,6 +56,10 @@ class LayerMasks:
 
     def __getitem__(self, layer: int) -> LoweredMask:
         return self.masks[layer]
+
+    def contiguous(self) -> LayerMasks:
+        """These: from transformers 5.23 on `generate()` asks that of the masks that it made ahead, as of tensors."""
+        return self
 
 
 def attend(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionOutput:
@@ -94,7 +100,8 @@ class NativeCausal:
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
-        return function(module, q, k, v, None, **{**kwargs, "is_causal": True})  # whatever the config says
+        is_causal = q.shape[2] > 1  # whatever the config says; of one query it would show the first key alone
+        return function(module, q, k, v, None, **{**kwargs, "is_causal": is_causal})
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +140,8 @@ class SdpaMask:
         _check_keys(self.mask.shape[-1], k)
         mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
         mask = mask.to(q.device)
-        if q.shape[2] == 1 and _is_plain_sdpa(function, kwargs):
-            return _zero(self.empty, _one_query(q, k, v, mask, kwargs), None)
+        if q.shape[2] <= _FEW and _is_plain_sdpa(function, kwargs):
+            return _zero(self.empty, _few_queries(q, k, v, mask, kwargs), None)
         output, weights = function(module, q, k, v, mask, **kwargs)
         return _zero(self.empty, output, weights)
 
@@ -183,7 +190,7 @@ class KeysMask:
             return v.new_zeros(len(q), 1, q.shape[1], v.shape[3]), None
         k, v = self._seen(k), self._seen(v)
         if _is_plain_sdpa(function, kwargs):
-            return _one_query(q, k, v, None, kwargs), None
+            return _few_queries(q, k, v, None, kwargs), None
         return function(module, q, k, v, None, **kwargs)
 
     def _seen(self, states: Tensor) -> Tensor:
@@ -197,27 +204,29 @@ def _is_plain_sdpa(function: AttentionFunction, kwargs: Mapping[str, Any]) -> bo
     return ours and not kwargs.get("output_attentions") and kwargs.get("position_bias") is None
 
 
-def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: Mapping[str, Any]) -> Tensor:
-    """SDPA of one query per head: the heads that share keys go as queries of one head, so that no key is copied.
+def _few_queries(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kwargs: Mapping[str, Any]) -> Tensor:
+    """SDPA where the heads that share keys go as queries of one head, so that no key is copied, as upstream's does.
 
     Args:
-        mask: `(batch or 1, heads or 1, 1, keys)`, or None.
+        mask: `(batch or 1, heads or 1, queries, keys)`, or None.
 
     Returns:
-        `(batch, 1, heads, head_dim)`.
+        `(batch, queries, heads, head_dim)`.
     """
-    groups = (k.shape[1], q.shape[1] // k.shape[1])
-    if mask is not None and mask.shape[1] > 1:
-        mask = mask[:, :, 0].unflatten(1, groups)
-    output = torch.nn.functional.scaled_dot_product_attention(
-        q[:, :, 0].unflatten(1, groups),
+    groups, served = k.shape[1], q.shape[1] // k.shape[1]
+    if mask is not None:
+        each = mask.unflatten(1, (groups, served)) if mask.shape[1] > 1 else mask[:, :, None]
+        mask = each.expand(-1, -1, served, -1, -1).flatten(2, 3)
+    output: Tensor = torch.nn.functional.scaled_dot_product_attention(
+        q.unflatten(1, (groups, served)).flatten(2, 3),
         k,
         v,
         attn_mask=mask,
         dropout_p=kwargs.get("dropout", 0.0),
         scale=kwargs.get("scaling"),
     )
-    return output.flatten(1, 2)[:, None]
+    output = output.unflatten(2, (served, q.shape[2])).permute(0, 3, 1, 2, 4)
+    return output.flatten(2, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +261,7 @@ class FlexMask:
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
     ) -> AttentionOutput:
         if self.bias is not None:
+            _check_takes_bias(function)
             shape = (len(q), q.shape[1], q.shape[2], k.shape[2])
             kwargs["position_bias"] = self.bias.to(q.dtype).expand(shape)
         scores = len(q) * q.shape[1] * q.shape[2] * k.shape[2]
@@ -298,6 +308,15 @@ class FlashMask:
         k, v = packed_states(k, packed.keys), packed_states(v, packed.keys)
         output, weights = function(module, packed_states(q, packed.queries), k, v, None, **kwargs)
         return packed.unpacked(output, len(q), q.shape[2]), weights
+
+
+def _check_takes_bias(function: AttentionFunction) -> None:
+    """Refuse a bias that upstream's function would drop, as before transformers 5."""
+    if "position_bias" not in signature(function).parameters:
+        raise UnsupportedMaskError(
+            "attention_mask: flex_attention in this release of transformers takes no floating mask for all heads. "
+            "Pass a bool mask, or switch with model.set_attn_implementation('sdpa')."
+        )
 
 
 def _is_from_compiler(error: Exception) -> bool:

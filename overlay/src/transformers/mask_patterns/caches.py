@@ -36,12 +36,17 @@ class CacheMemory:
         tokens: int64 `(batch or 1, slots)`.
         position_ids: integers `(batch or 1, slots)`.
         steps: what is known of the tokens to come.
+        rows_move: whether that would be known in vain, as the rows change places before they come.
     """
 
     per_token: dict[str, list[Tensor]] = field(default_factory=dict)
     tokens: Tensor | None = None
     position_ids: Tensor | None = None
     steps: Steps | None = None
+    rows_move: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"steps": None}  # they hold the pattern, which a copied or saved cache is not to keep
 
     @classmethod
     def of(cls, cache: Any, past: int) -> CacheMemory:
@@ -68,7 +73,7 @@ class CacheMemory:
 
     def clear(self) -> None:
         """Know nothing."""
-        self.per_token, self.tokens, self.position_ids, self.steps = {}, None, None, None
+        vars(self).update(vars(CacheMemory()))
 
     def cut(self, slots: int) -> None:
         """Forget what lies behind the first `slots`."""
@@ -86,7 +91,7 @@ class CacheMemory:
         self.tokens = None if self.tokens is None else changed(self.tokens)
         self.position_ids = None if self.position_ids is None else changed(self.position_ids)
         if self.steps is not None and self.steps.has_rows:
-            self.steps = None
+            self.steps, self.rows_move = None, True
 
 
 def _cut(memory: CacheMemory, cache: Any, *_: Any, **__: Any) -> None:

@@ -17,6 +17,7 @@ WARNING = (
     "mask_pattern: stock transformers would ignore it and run another mask. Load this in the mask patterns fork, "
     "or export it there (mask_patterns.export) and load that by an Auto class with trust_remote_code=True."
 )
+_SIGN = "mask_pattern:"  # how it begins, in any release of the fork
 
 
 class ConfigPattern:
@@ -74,9 +75,19 @@ def for_file(config: Any) -> Any:
     return marked
 
 
+def from_file(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a `config.json` says, without the warning, where a configuration would look at it before its pattern."""
+    inner = {name: from_file(value) for name, value in settings.items() if isinstance(value, dict)}
+    said = {**settings, **inner}
+    kinds = said.get("layer_types")
+    if kinds and str(kinds[0]).startswith(_SIGN):
+        said["layer_types"] = kinds[1:] or None
+    return said
+
+
 def _drop_warning(config: Any) -> None:
     kinds = getattr(config, "layer_types", None)
-    if not kinds or not kinds[0].startswith("mask_pattern:"):
+    if not kinds or not kinds[0].startswith(_SIGN):
         return
     if kinds[1:]:
         config.layer_types = kinds[1:]

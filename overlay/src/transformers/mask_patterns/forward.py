@@ -1,6 +1,6 @@
 """One forward of a model: where its tokens lie, what each of its layers has, and the masks for its backend.
 
-With `hooks` it is the seam: what differs between upstream versions, such as their caches, is translated here.
+With `hooks` it is the seam: it reads upstream's configurations and caches, whose differences `upstream` knows.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from .prompt_mask import PromptMask
 from .steps import Answer, Said, Spans, Steps, Token
 from .takers import layer_kinds, plan
 from .training import LeakWatch
+from .upstream import key_slots, own_mask, query_offset
 
 
 class Backend(Enum):
@@ -126,16 +127,17 @@ class Forward:
         return self._layers(lower, None, self.plan(NATIVE))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def behind_prompt(self, given: PromptMask, said: Masks | Own, mask: Tensor) -> LayerMasks:
+    def behind_prompt(self, given: PromptMask, said: Masks | Own, mask: Tensor | None) -> LayerMasks:
         """The masks of all layers in `generate()`, from a caller's 3D or 4D mask of the prompt.
 
         Args:
             said: for new tokens; upstream's own mask stands for `Causal()`.
-            mask: the 2D mask that `generate()` keeps.
+            mask: the 2D mask that `generate()` keeps; some releases drop it, as it is all ones.
         """
         backend = self.backend("a whole attention_mask")
         past, _, kv_length, _ = self._geometry(0)
-        real_tokens(mask, len(self.embeds), past + self.embeds.shape[1], kv_length)  # it tells of another prompt
+        if mask is not None:
+            real_tokens(mask, len(self.embeds), past + self.embeds.shape[1], kv_length)  # it tells of another prompt
         plan = [Causal()] * len(self.plan(said)) if said is NATIVE else self._resolved(said)
 
         def lower(layout: Layout, pattern: LayerMask) -> LoweredMask:
@@ -192,7 +194,8 @@ class Forward:
         rows = Rows(self._layout(*self._geometry(0), real), data, memory.per_token, prompt=prompt_rows)
         if watch is not None:
             watch.saw(said, self._resolved(said), rows)
-        memory.steps = Steps.ahead(Said(said, self.config, inputs, prompt_rows), plan, rows) if self.is_step else None
+        repeats = self.is_step and not memory.rows_move
+        memory.steps = Steps.ahead(Said(said, self.config, inputs, prompt_rows), plan, rows) if repeats else None
         return masks
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -206,7 +209,7 @@ class Forward:
         prompt_rows: PromptRows | None,
     ) -> LayerMasks | None:
         """The masks of all layers for one more token per row, if they are known from forwards before; else None."""
-        past = int(self.cache.get_query_offset(0))
+        past = query_offset(self.cache, 0)
         memory = CacheMemory.of(self.cache, past)
         steps = memory.steps_from(past)
         if steps is None or (isinstance(self.cache, MaskedCache) and self.cache.is_due):
@@ -270,17 +273,7 @@ class Forward:
 
     def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
         """Upstream's own mask for a layer of this type."""
-        from ..masking_utils import create_causal_mask, create_sliding_window_causal_mask
-
-        make = create_sliding_window_causal_mask if kind == "sliding_attention" else create_causal_mask
-        made = make(
-            config=self.config,
-            inputs_embeds=self.embeds,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            position_ids=position_ids,
-        )
-        return Native(made)
+        return Native(own_mask(kind, self.config, self.embeds, mask, self.cache, position_ids))
 
     def _lower_whole(self, mask: WholeMask, batch: int, backend: Backend) -> LoweredMask:
         if backend is Backend.EAGER:
@@ -362,12 +355,12 @@ class Forward:
         q_length = self.embeds.shape[1]
         if self.cache is None:
             return 0, 0, q_length, None
-        q_offset = int(self.cache.get_query_offset(layer))
+        q_offset = query_offset(self.cache, layer)
         held = self.cache.held(layer) if isinstance(self.cache, MaskedCache) else None
         if held is not None:
             return q_offset, 0, len(held.kept) + q_offset - held.since + q_length, held
-        kv_length, kv_offset = self.cache.get_mask_sizes(q_length, layer)
-        return q_offset, int(kv_offset), int(kv_length), None
+        kv_length, kv_offset = key_slots(self.cache, q_offset, q_length, layer)
+        return q_offset, kv_offset, kv_length, None
 
 
 def _are_few(places: Spans) -> bool:

@@ -1,6 +1,6 @@
 """The seam: what patched upstream code calls, and all that it calls.
 
-What differs between upstream versions is translated here and in `forward`; nothing below them knows transformers.
+What differs between upstream versions is translated in `upstream`; nothing below `forward` knows transformers.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from .refusals import (
 )
 from .takers import check_config, computes_with_its_mask, takes_masks
 from .training import LeakWatch, loss_function
+from .upstream import given_embeds, hook_eager
 
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "check_continuous_batching",
     "check_generation_config",
     "check_pipeline",
+    "hook_eager",
     "loss_function",
     "mask_function",
     "mask_preparation",
@@ -150,9 +152,9 @@ def mask_preparation(
     if not takes_masks(type(base)):
         return function
 
-    def ours(attention_mask: Any, inputs_embeds: Tensor, position_ids: Any, past_key_values: Any, **_: Any) -> Any:
-        tokens = inputs.get("input_ids")
-        return masks(base, attention_mask, tokens, inputs_embeds, position_ids, past_key_values, kwargs, fixed=True)
+    def ours(attention_mask: Any, position_ids: Any, past_key_values: Any, **given: Any) -> Any:
+        tokens, embeds = inputs.get("input_ids"), given_embeds(given).to(base.device)
+        return masks(base, attention_mask, tokens, embeds, position_ids, past_key_values, kwargs, fixed=True)
 
     def upstreams(**given: Any) -> Any:
         made = function(**given)
@@ -167,7 +169,7 @@ def _behind_prompt(
     said: Masks | Own,
     of_call: bool,
     inputs: Mapping[str, Tensor],
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
 ) -> LayerMasks:
     """The masks of a `generate()` with a whole mask; what is `said` is for new tokens if the call says it."""
     if not of_call and any(mask is not NATIVE for mask in forward.plan(said)):
@@ -192,8 +194,8 @@ def mask_function(
         return function
 
     def asked(*, attention_mask: Any, **given: Any) -> Any:
-        embeds, positions, cache = (given[name] for name in ("inputs_embeds", "position_ids", "past_key_values"))
-        found = masks(model, attention_mask, input_ids, embeds, positions, cache, kwargs)
+        positions, cache = given["position_ids"], given["past_key_values"]
+        found = masks(model, attention_mask, input_ids, given_embeds(given), positions, cache, kwargs)
         return _only(found) if isinstance(found, Mapping) else function(attention_mask=found, **given)
 
     return asked

@@ -59,8 +59,8 @@ class MaskedLayer(DynamicLayer):
         """Tokens seen so far, dropped ones included."""
         return self.cumulative_length
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many keys there are after an update by so many queries, and the slot of the first.
+    def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
+        """How many keys there are after an update by so many queries, or with these slots, and the slot of the first.
 
         Raises:
             UnsupportedMaskError: keys were dropped; only the pattern that they were dropped for fits what is left.
@@ -70,7 +70,8 @@ class MaskedLayer(DynamicLayer):
                 "past_key_values: this MaskedCache has dropped keys that its mask_pattern hides, and upstream's own "
                 "mask may show them. Go on with that pattern, or use a DynamicCache."
             )
-        return self.cumulative_length + query_length, 0
+        queries = len(query_length) if isinstance(query_length, Tensor) else query_length  # slots before 5
+        return self.cumulative_length + queries, 0
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last `-tokens_to_remove` tokens, or all but the first `tokens_to_remove` where it is positive.

@@ -107,7 +107,10 @@ class Ranges:
         return _canonical(start, end, self.length)
 
     def __or__(self, other: Ranges) -> Ranges:
-        return ~(~self & ~other)
+        rows, heads = torch.broadcast_shapes(self.start.shape[:2], other.start.shape[:2])
+        start = torch.cat([side.expand(rows, heads, -1, -1) for side in (self.start, other.start)], dim=2)
+        end = torch.cat([side.expand(rows, heads, -1, -1) for side in (self.end, other.end)], dim=2)
+        return Ranges.covering(start, end, self.length)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ranges) or self.length != other.length:
@@ -119,7 +122,7 @@ class Ranges:
     def where(self, keep: Tensor) -> Ranges:
         """The same ranges for queries where `keep`, bool `(batch or 1, queries)`, holds; no key for the others."""
         keep = keep[:, None, None]
-        return _canonical(self.start.where(keep, self.length), self.end.where(keep, self.length), self.length)
+        return _used(self.start.where(keep, self.length), self.end.where(keep, self.length), self.length)
 
     def beyond(self, split: Tensor | None = None) -> Ranges:
         """The part of the keys behind each query's own position; or, with `split`, the part from there on.
@@ -152,8 +155,10 @@ def _canonical(start: Tensor, end: Tensor, length: int) -> Ranges:
     """Sort, and drop empty intervals. Those given neither overlap nor touch: `&` and `~` of canonical ones do not."""
     empty = start >= end
     start, end = start.where(~empty, length), end.where(~empty, length)
-    start, order = start.sort(dim=2, stable=True)
-    return _used(start, end.gather(2, order), length)
+    if bool((start[:, :, 1:] < start[:, :, :-1]).any()):
+        start, order = start.sort(dim=2, stable=True)
+        end = end.gather(2, order)
+    return _used(start, end, length)
 
 
 def _used(start: Tensor, end: Tensor, length: int) -> Ranges:

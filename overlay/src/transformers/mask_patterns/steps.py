@@ -142,7 +142,7 @@ class Steps:
         later, slots = _with_later_tokens(rows), rows.layout.slots
         try:
             answers = [_answer(mask, later, slots) for mask in order]
-        except ValueError:  # data that covers the tokens so far, and will be passed anew
+        except (ValueError, IndexError, RuntimeError):  # of data that ends with the tokens so far
             return None
         known = [answer for answer in answers if answer is not None]
         if len(known) < len(answers):

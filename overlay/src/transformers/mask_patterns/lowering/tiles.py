@@ -20,13 +20,14 @@ from ..ranges import Ranges
 from .dense import key_ranges
 
 
-# What is fastest on a CPU, in scores (one query and one key of one head); `make bench` measures it.
-SIZES = (64, 128, 256, 512)  # queries per tile
+# What is fastest on a CPU, in scores of the kernel (one query and one key of one head), as `make bench` measures it.
+SIZES = {64: 1.3, 128: 1.12, 256: 1.02, 512: 1.0}  # queries per tile, and what a score costs there
 _MASKED = 0.15  # a mask makes a score dearer by this
-_SEGMENT = 48  # another segment costs each query as much as so many keys: what it finds is to be merged
-_CALL = 10_000  # and as much as so many scores, whatever its size
-_DENSE = 1.3  # a score in the dense form, whose mask is built and read anew in every layer
-WORTH_TILING = 2**20  # scores per head; with fewer the dense form is as fast
+_SEGMENT = 32  # another segment costs each query as much as so many keys: what it finds is to be merged
+_CALL = 20_000  # and as much as so many scores, whatever its size
+_PLAN = 1_200_000  # to make a plan, for each of a few layers
+_DENSE = 1.2  # a score in the dense form, whose mask is built, and read anew in every layer
+_LEAST = 2**18  # scores per head; with fewer no plan was found to be faster
 
 Place: TypeAlias = "tuple[slice, slice, slice]"  # rows, query heads, key/value heads
 Span: TypeAlias = "tuple[int, int]"
@@ -116,15 +117,15 @@ class TilePlan:
     keys: int
 
 
-def tile_plan(pattern: Pattern, layout: Layout, *, least: int = WORTH_TILING, size: int = 0) -> TilePlan | None:
+def tile_plan(pattern: Pattern, layout: Layout, *, always: bool = False, size: int = 0) -> TilePlan | None:
     """The tiles of a bound pattern; None where it has no ranges, or its dense form is as fast.
 
     Args:
         layout: on the CPU.
-        least: scores per head, with fewer of which the dense form is taken; 0: it never is.
+        always: tiles whether they are faster or not.
         size: queries per tile; 0: what is fastest.
     """
-    if layout.q_length * layout.kv_length < least:
+    if not always and layout.q_length * layout.kv_length < _LEAST:
         return None
     ranges = key_ranges(pattern, layout.queries, layout)
     if ranges is None:
@@ -132,14 +133,17 @@ def tile_plan(pattern: Pattern, layout: Layout, *, least: int = WORTH_TILING, si
     start, end = slot_ranges(ranges, layout.keys)
     places = _places(start, end, layout)
     start, end = (_of_places(side, places) for side in (start, end))
-    costs = {t: _cost(_Spans.of(start, end, t), t, places) for t in ([size] if size else SIZES)}
-    size = min(costs, key=lambda t: costs[t])
+    sizes = [size] if size else list(SIZES)
+    hulls = _hulls(start, end, sizes[0])
+    spans = {t: _Spans.of(*_hulls(*hulls, t // sizes[0])) for t in sizes}
+    costs = {t: _cost(spans[t], t, places) for t in sizes}
+    size = min(sizes, key=lambda t: costs[t])
     scores = layout.batch * layout.heads * layout.q_length * layout.kv_length
-    if least and costs[size] > _DENSE * scores:
+    if not always and costs[size] + _PLAN > _DENSE * scores:
         return None
     hidden = layout.keys < 0
     own_hidden = _of_places(hidden[:, None], places) if bool(hidden.any()) else None
-    tiles = _Tiling(start, end, size, own_hidden).tiles()
+    tiles = _Tiling(start, end, size, own_hidden).tiles(spans[size])
     return TilePlan(tuple(Part(*place, own) for place, own in zip(places, tiles, strict=True)), layout.kv_length)
 
 
@@ -216,9 +220,10 @@ class _Spans:
     high: Tensor
 
     @classmethod
-    def of(cls, start: Tensor, end: Tensor, size: int) -> _Spans:
-        low, order = _by_tile(start, size).amin(-1).sort(dim=1)  # (places, intervals, tiles)
-        high = _by_tile(end, size).amax(-1).gather(1, order).cummax(1).values
+    def of(cls, low: Tensor, high: Tensor) -> _Spans:
+        """Those of hulls, int64 `(places, intervals, tiles)`."""
+        low, order = low.sort(dim=1)
+        high = high.gather(1, order).cummax(1).values
         apart = low[:, 1:] > high[:, :-1] + _SEGMENT
         edge = torch.ones_like(apart[:, :1]) if apart.shape[1] else torch.ones_like(low, dtype=torch.bool)
         begins = torch.cat([edge, apart], dim=1).movedim(1, 2)
@@ -227,6 +232,11 @@ class _Spans:
         low, high = low.movedim(1, 2)[begins], high.movedim(1, 2)[ends]
         used = low < high
         return cls(place[used], tile[used], low[used], high[used])
+
+
+def _hulls(start: Tensor, end: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Each interval of the queries of a tile, or of the hulls of smaller tiles, and what lies between."""
+    return _by_tile(start, size).amin(-1), _by_tile(end, size).amax(-1)
 
 
 def _by_tile(side: Tensor, size: int) -> Tensor:
@@ -241,7 +251,8 @@ def _by_tile(side: Tensor, size: int) -> Tensor:
 def _cost(spans: _Spans, size: int, places: Sequence[Place]) -> float:
     copies = torch.tensor([(rows.stop - rows.start) * (heads.stop - heads.start) for rows, heads, _ in places])
     queries = copies[spans.place] * size
-    return float((queries * ((1 + _MASKED) * (spans.high - spans.low) + _SEGMENT) + _CALL).sum())
+    keys = SIZES.get(size, 1.0) * (1 + _MASKED) * (spans.high - spans.low)
+    return float((queries * (keys + _SEGMENT) + _CALL).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,12 +270,12 @@ class _Tiling:
     size: int
     hidden: Tensor | None
 
-    def tiles(self) -> list[tuple[Tile, ...]]:
-        """The tiles of each place."""
+    def tiles(self, spans: _Spans) -> list[tuple[Tile, ...]]:
+        """The tiles of each place, which need these spans."""
         places, _, queries = self.start.shape
         count = -(-queries // self.size)
         segments: list[list[list[Segment]]] = [[[] for _ in range(count)] for _ in range(places)]
-        for place, index, segment in self._segments():
+        for place, index, segment in self._segments(spans):
             segments[place][index].append(segment)
         empty = (self.start >= self.end).all(1)
         any_empty = _by_tile(empty, self.size).any(-1).tolist()
@@ -279,9 +290,9 @@ class _Tiling:
     def _queries(self, tile: int) -> slice:
         return slice(tile * self.size, min((tile + 1) * self.size, self.start.shape[2]))
 
-    def _segments(self) -> Iterator[tuple[int, int, Segment]]:
+    def _segments(self, spans: _Spans) -> Iterator[tuple[int, int, Segment]]:
         """Place, tile, and a segment of it."""
-        spans, cores = _Spans.of(self.start, self.end, self.size), self._cores()
+        cores = self._cores()
         partial: list[tuple[int, int, int, int]] = []
         for place, tile, low, high in torch.stack([spans.place, spans.tile, spans.low, spans.high], 1).tolist():
             for start, end, is_whole in _split((low, high), cores.get((place, tile), [])):
