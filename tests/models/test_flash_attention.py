@@ -94,9 +94,10 @@ def test_upstreams_function_gets_the_arguments(version: str, ids: Tensor, calls:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("family", ["qwen2", "qwen3_moe"])
 @pytest.mark.parametrize("pattern", [Causal(), SlidingWindow(5), Bidirectional()], ids=str)
-def test_a_pattern_and_not_the_configs_window(pattern: Any, ids: Tensor, calls: Calls) -> None:
-    flash, sdpa = both(family="qwen2", **WINDOW)
+def test_a_pattern_and_not_the_configs_window(pattern: Any, family: str, ids: Tensor, calls: Calls) -> None:
+    flash, sdpa = both(family=family, **WINDOW)
     call = {"mask_pattern": pattern, "use_cache": False}
     close(flash(ids, **call).logits, sdpa(ids, **call).logits)
     call = {"mask_pattern": {1: "native", "default": pattern}, "use_cache": False}
