@@ -19,7 +19,7 @@ SOURCED = $(if $(SOURCE),--source "$(SOURCE)") $(if $(UPSTREAM),--upstream "$(UP
 .NOTPARALLEL:
 .PHONY: help install uninstall apply export status verify prove branch wheel changes clean
 .PHONY: new-patch edit-patch drop-patch rebase rebase-continue rebase-abort
-.PHONY: test test-upstream lint demo
+.PHONY: test test-upstream lint demo bench
 
 help: ## list the targets
 	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
@@ -86,3 +86,6 @@ lint: ## ruff and mypy
 
 demo: ## a small Qwen3 under four masks (MODEL=)
 	$(TOOL) demo $(SOURCED) $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+bench: ## time and memory of masks, against unpatched upstream (ARGS="--works forward --most 16384")
+	$(TOOL) bench $(SOURCED) -- $(ARGS)

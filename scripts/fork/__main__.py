@@ -192,6 +192,17 @@ def test_upstream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=develop.workers(), help="processes (default: one a core)")
 
 
+def bench(root: Path, arguments: argparse.Namespace) -> None:
+    """The `bench` command."""
+    develop.bench(root, arguments.source, arguments.upstream, arguments.words)
+
+
+def bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `install` takes, and after `--` what is for the benchmark."""
+    source_argument(parser)
+    parser.add_argument("words", nargs="*", metavar="-- the benchmark's arguments")
+
+
 def lint(root: Path, arguments: argparse.Namespace) -> None:
     """The `lint` command."""
     develop.lint(root, arguments.source, arguments.upstream)
@@ -215,6 +226,7 @@ COMMANDS = (
     Command("test-upstream", "upstream's tests, on the pin and patched", test_upstream, test_upstream_arguments),
     Command("lint", "ruff and mypy", lint, source_argument, alone=False),
     Command("demo", "install, then the demo", demo, demo_arguments, alone=False),
+    Command("bench", "install, then the benchmark of attention", bench, bench_arguments, alone=False),
     Command("apply", "project -> checkout: upstream's source, overlay and patches", apply, source_argument),
     Command("export", "checkout -> project: overlay and patches", export),
     Command("status", "what is applied, edited, drifted", status, alone=False),

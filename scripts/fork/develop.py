@@ -1,4 +1,4 @@
-"""`make test`, `make lint` and `make demo`: what stands on the install."""
+"""`make test`, `make lint`, `make demo` and `make bench`: what stands on the install."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def demo(root: Path, source: Source, upstream: str, model: str) -> NoReturn:
     with exclusive(root):
         environment = install(root, source, upstream)
     become(environment, [str(root / "examples" / "demo.py"), *(["--model", model] if model else [])])
+
+
+def bench(root: Path, source: Source, upstream: str, words: Sequence[str]) -> NoReturn:
+    """Install, add what the benchmarks need, and become the one of attention."""
+    with exclusive(root):
+        environment = ready_for_tests(root, source, upstream)
+    become(environment, [str(root / "benchmarks" / "attention_speed.py"), *words])
 
 
 def lint(root: Path, source: Source, upstream: str) -> None:

@@ -120,9 +120,8 @@ def drop_patch(root: Path, number: str) -> None:
     if desk.edits:
         raise ForkError(f"{SUBMODULE}/ holds edits, expected none:\n{desk.edits}", next="make export")
     name = desk.find(number)
-    proofs = read_header(
-        desk.checkout.git, name, desk.checkout.git.out("log", "-1", "--format=%B", desk.patches[name])
-    )
+    text = desk.checkout.git.out("log", "-1", "--format=%B", desk.patches[name])
+    proofs = ", ".join(read_header(desk.checkout.git, name, text).proofs)
     before, file = read_recipe(root, desk.pin), f"patches/{desk.pin.tag}/{name}"
     with _worktree(desk, f"{desk.patches[name]}^") as tree, desk.project.scratch() as scratch:
         tip = _carry_later(desk, tree, name, tree.out("rev-parse", "HEAD"))

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace as changed
 from pathlib import Path
 
+from packaging.version import Version
+
 from fork import carry, report, series
 from fork.checkout import Checkout
 from fork.derive import commit_overlay, derive
@@ -20,7 +22,7 @@ from fork.pins import Pin, all_pins
 from fork.progress import Area, Carried, Fate, Progress, Stop
 from fork.project import Project
 from fork.recipe import File, Recipe, read_recipe
-from fork.release import bring
+from fork.release import bring, read_version
 from fork.render import render
 from fork.replace import replace
 from fork.source import Source, fetch_base, known_base
@@ -108,14 +110,14 @@ def _require_exported(project: Project) -> Checkout:
 
 def _refuse_series(root: Path, old: Pin, version: str) -> None:
     """A series that is there already is somebody's work."""
-    number = version.removeprefix("v")
+    wanted = read_version(version)
     for pin in all_pins(root):
-        if pin.version == number and read_recipe(root, pin).patches:
+        if Version(pin.version) == wanted and read_recipe(root, pin).patches:
             same = "is where the series comes from" if pin == old else f"has a series in patches/{pin.tag}"
             raise ForkError(
-                f"transformers {number} {same}, expected a release without one",
-                next=f"make install UPSTREAM={number}; to make it anew: git rm 'patches/{pin.tag}/*.patch', then "
-                f"make rebase TO={number} UPSTREAM=<another>",
+                f"transformers {pin.version} {same}, expected a release without one",
+                next=f"make install UPSTREAM={pin.version}; to make it anew: git rm 'patches/{pin.tag}/*.patch', then "
+                f"make rebase TO={pin.version} UPSTREAM=<another>",
             )
 
 

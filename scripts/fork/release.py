@@ -27,11 +27,13 @@ class Release:
 
 def bring(git: Git, root: Path, version: str, like: Pin, source: Source, scratch: Path) -> Release:
     """The release's source in the checkout's repository. What is not pinned yet takes torch from another pin."""
-    number = read_version(version)
+    wanted = read_version(version)
     for pin in all_pins(root):
-        if pin.version == number:
+        if Version(pin.version) == wanted:
             return Release(pin, known_base(git, pin, source) or fetch_base(git, root, pin, source, scratch), False)
-    sha256 = read_sha256(download(number, scratch, None))
+    archive = download(str(wanted), scratch, None)
+    number = archive.name.removeprefix(f"{SUBMODULE}-").removesuffix(".tar.gz")
+    sha256 = read_sha256(archive)
     pin = Pin(number, f"v{number}", None, sha256, like.torch)
     print(f"source: {pin.tag} from the sdist; sha256 {sha256} is recorded anew, as the package index gave it")
     base = import_sdist(git, pin, scratch)
@@ -41,10 +43,10 @@ def bring(git: Git, root: Path, version: str, like: Pin, source: Source, scratch
     return Release(replace(pin, commit=commit), commit if commit and source is Source.GIT else base, True)
 
 
-def read_version(version: str) -> str:
-    """A version as the package index writes it."""
+def read_version(version: str) -> Version:
+    """A version, as TO= names it."""
     try:
-        return str(Version(version.removeprefix("v")))
+        return Version(version.removeprefix("v"))
     except InvalidVersion:
         raise ForkError(
             f"TO is {version!r}, expected the version of a release, such as 5.23.0", next="make rebase TO=VERSION"

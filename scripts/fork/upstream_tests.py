@@ -34,7 +34,7 @@ TELLING = ("HF_", "RUN_", "TORCH", "TRANSFORMERS_")
 
 FAMILIES = ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe")
 SUITES = (
-    *(f"tests/models/{family}/test_modeling_{family}.py" for family in FAMILIES),
+    *(f"tests/models/{family}" for family in FAMILIES),
     "tests/utils/test_masking_utils.py",
     "tests/utils/test_cache_utils.py",
     "tests/generation",
@@ -139,7 +139,7 @@ def test_upstream(root: Path, source: Source, upstream: str, jobs: int, words: S
         patched = reports / "patched.xml"
         runner.run(state.applied, "patched", patched)
         before, after = (read_cases(file, selection.root(scratch / "patched")) for file in (known, patched))
-        if selection.driver is None:
+        if selection.driver is None and not words:  # words choose among the tests
             checks = checks_of(root, checkout.git, state.base, state.applied, environment.python)
             held, holds = consistency(runner, checks, state.base)
             before, after = {**before, **held}, {**after, **holds}
@@ -189,8 +189,6 @@ def report(pin: Pin, before: Cases, after: Cases, reports: Path) -> None:
     page = reports / "report.md"
     page.write_text(comparison.markdown(), encoding="utf-8")
     print(f"written: {page}, and beside it the JUnit reports")
-    if not after:
-        raise ForkError("no test was selected, expected some", next="make test-upstream ARGS='-k ...'")
     if comparison.losses:
         raise ForkError(
             f"{len(comparison.losses)} of upstream's tests are lost (above), expected none",

@@ -1,4 +1,4 @@
-"""Upstream's own tests of any model, on tiny models with and without experts: what an sdist lets one run.
+"""Upstream's own tests of any model, on tiny Qwen2 and Qwen3: what an sdist lets one run.
 
 Run by `make test-upstream`, with the root of a source tree on the path: `tests` is upstream's package. The
 name keeps `make test` from collecting this file.
@@ -7,23 +7,25 @@ name keeps `make test` from collecting this file.
 from __future__ import annotations
 
 import unittest
+from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import torch
-from stand_ins import stand_in
+from stand_ins import exists, stand_in
 
 import transformers
 
 
 stand_in()
 
-from tests.test_configuration_common import ConfigTester  # noqa: E402
-from tests.test_fsdp_mixin import FSDPTesterMixin  # noqa: E402
-from tests.test_modeling_common import ModelTesterMixin  # noqa: E402
-from tests.test_tensor_parallel_mixin import TensorParallelTesterMixin  # noqa: E402
-from tests.test_training_mixin import TrainingTesterMixin  # noqa: E402
-
-
+# Each release has some of them.
+MIXINS = {
+    "tests.test_modeling_common": "ModelTesterMixin",
+    "tests.test_training_mixin": "TrainingTesterMixin",
+    "tests.test_tensor_parallel_mixin": "TensorParallelTesterMixin",
+    "tests.test_fsdp_mixin": "FSDPTesterMixin",
+}
 HEADS = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 # Even sizes: two processes share each of them.
@@ -52,36 +54,43 @@ class TinyModel:
     num_attention_heads = DENSE["num_attention_heads"]
     hidden_size = DENSE["hidden_size"]
 
-    def __init__(self, family: str, **sizes: int) -> None:
+    def __init__(self, family: str) -> None:
         self.classes = tuple(getattr(transformers, f"{family}{head}") for head in HEADS)
         self.base_model_class, self.causal_lm_class, self.sequence_classification_class = self.classes[:3]
         self.config_class = getattr(transformers, f"{family}Config")
-        self.sizes = {**DENSE, **sizes}
 
     def get_config(self) -> Any:
         """A configuration of its own for each test."""
-        return self.config_class(**self.sizes)
+        return self.config_class(**DENSE)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
         """A configuration and a batch; no token is padding."""
         shape = (self.batch_size, self.seq_length)
-        input_ids = torch.randint(3, self.sizes["vocab_size"], shape)
+        input_ids = torch.randint(3, DENSE["vocab_size"], shape)
         return self.get_config(), {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
-class UpstreamTests(ModelTesterMixin, TrainingTesterMixin, TensorParallelTesterMixin, FSDPTesterMixin):
-    """All of upstream's mixins that an sdist holds; the subclasses name the family."""
+def mixins() -> Iterator[Any]:
+    """Upstream's mixins that the source holds."""
+    for module, name in MIXINS.items():
+        if exists(module):
+            yield getattr(import_module(module), name)
+
+
+class UpstreamTests(*mixins()):  # type: ignore[misc]  # which they are is known when it runs
+    """All of them together; the subclasses name the family."""
 
     family: str
-    sizes: dict[str, int] = {}
 
     def setUp(self) -> None:
-        self.model_tester = TinyModel(self.family, **self.sizes)
+        transformers.set_seed(0)  # the same weights and batches on both trees
+        self.model_tester = TinyModel(self.family)
         self.all_model_classes = self.model_tester.classes
 
     def test_config(self) -> None:
         """Upstream's own checks of a configuration class."""
-        ConfigTester(self, config_class=self.model_tester.config_class).run_common_tests()
+        tester = import_module("tests.test_configuration_common").ConfigTester
+        tester(self, config_class=self.model_tester.config_class).run_common_tests()
 
 
 class Qwen2Test(UpstreamTests, unittest.TestCase):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .errors import bad_argument
+from .errors import UnsupportedMaskError, bad_argument
 from .positions import Layout
 
 
@@ -104,6 +104,21 @@ class PromptRows:
             raise bad_argument(name, f"data for {len(data)} rows", expected, "It follows the rows by itself.")
         return data.repeat_interleave(self.copies, dim=0)
 
+    def of_rows(self, batch: int, device: torch.device) -> Tensor:
+        """Which of these rows each row of a forward is, or is a copy of: int64 `(batch,)`.
+
+        Raises:
+            UnsupportedMaskError: a loop of the user's own has copied or dropped rows, and nobody says which.
+        """
+        if batch == len(self.counts):
+            return torch.arange(batch, device=device)
+        if len(self.counts) == self.copies:  # all are copies of one row
+            return torch.zeros(batch, dtype=torch.long, device=device)
+        raise UnsupportedMaskError(
+            f"generate() decodes {len(self.counts)} rows, and this forward has {batch}: whose prompt each of them "
+            "goes on from is not known. Decode one row at a time, or pass a pattern that needs no data of its row."
+        )
+
 
 class RowData(Protocol):
     """What a pattern may ask of one forward when its data is bound: about rows of a batch, or documents in them."""
@@ -169,16 +184,22 @@ class Rows:
 
     @property
     def prompt_counts(self) -> Tensor:
-        return self.counts if self.prompt is None else self.prompt.counts.to(self.counts.device)
+        device = self.counts.device
+        if self.prompt is None:
+            return self.counts
+        return self.prompt.counts.to(device)[self.prompt.of_rows(self.layout.batch, device)]
 
     @property
-    def copies(self) -> int:
-        """Rows that each row of the caller's batch became."""
-        return 1 if self.prompt is None else self.prompt.copies
+    def are_callers(self) -> bool:
+        """Whether the rows are those of the caller's batch, one for one."""
+        return self.prompt is None or (self.prompt.copies == 1 and len(self.prompt.counts) == self.layout.batch)
 
     @property
     def origin(self) -> Tensor:
-        return torch.arange(self.layout.batch, device=self.layout.positions.device) // self.copies
+        batch, device = self.layout.batch, self.layout.positions.device
+        if self.prompt is None:
+            return torch.arange(batch, device=device)
+        return self.prompt.of_rows(batch, device) // self.prompt.copies
 
     def before(self) -> Rows:
         """The same rows as they were known when the cache was filled, without the tokens of this forward."""

@@ -23,7 +23,7 @@ class Function(Named):
     name: str | None = None
 
     def bind(self, rows: RowData) -> Pattern:
-        if isinstance(rows, Rows) and rows.copies == 1:
+        if isinstance(rows, Rows) and rows.are_callers:
             return self
         function, origin = self.function, rows.origin
         return Function(lambda b, h, q, k: function(origin[b], h, q, k), self.name)
