@@ -22,7 +22,7 @@ SOURCED = $(if $(SOURCE),--source "$(SOURCE)") $(if $(UPSTREAM),--upstream "$(UP
 .PHONY: test test-upstream lint demo bench
 
 help: ## list the targets
-	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 18
+	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 22
 
 install: ## environment, checkout, patches, editable transformers (VENV= UPSTREAM= SOURCE= WHEELHOUSE=)
 	$(TOOL) install $(SOURCED) $(ARGS)

@@ -10,6 +10,7 @@ from rich.table import Table
 from fork.checkout import Checkout, State
 from fork.export import parse_listing
 from fork.pins import Pin, all_pins, default_pin, gitlink
+from fork.progress import Area, Stop
 from fork.project import Project
 from fork.recipe import read_recipe
 from fork.source import Source, known_base
@@ -30,6 +31,7 @@ def status(root: Path) -> None:
         rows.append(("checkout", "not made: make apply"))
     else:
         rows += _checkout_rows(root, checkout, state, pin)
+    rows += _rebase_rows(root)
     for name, text in rows:
         table.add_row(name, text)
     Console(soft_wrap=True, markup=False, highlight=False).print(table)
@@ -62,6 +64,16 @@ def _checkout_rows(root: Path, checkout: Checkout, state: State, pin: Pin) -> li
         ("untracked", "\n".join(edits.untracked) or "none"),
         ("drift", f"make apply:\n{chr(10).join(drift)}" if drift else "none"),
     ]
+
+
+def _rebase_rows(root: Path) -> list[tuple[str, str]]:
+    """The rebase that waits, if one does."""
+    progress = Area(Project(root)).read()
+    if progress is None:
+        return []
+    far = f"to {progress.new.version}: {len(progress.done)} of {len(progress.patches)} patches"
+    at = "cut short" if progress.stop is Stop.NOWHERE else f"{progress.stop.value}: {progress.next}"
+    return [("rebase", f"{far}\n{at}\nmake rebase-continue, or make rebase-abort")]
 
 
 def drifted(root: Path, checkout: Checkout, pin: Pin) -> list[str]:

@@ -11,9 +11,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hostile_git import HOSTILE
 from later_release import Later
 from stub_wheels import bare_venv, build_wheelhouse
-from tiny_upstream import HOSTILE, URL, Release, Tiny, build_release, git, write
+from tiny_upstream import URL, Release, Tiny, build_release, git, write
 
 
 @pytest.fixture(scope="session")

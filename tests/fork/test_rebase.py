@@ -104,9 +104,13 @@ def test_a_conflict_stops_with_file_line_place_and_the_next_command(tiny: Tiny, 
     assert (project(tiny), head(tiny), files(tiny)) == before
     assert "conflicts with" in tiny.fails("rebase-continue")  # nothing was resolved
     assert "not finished (1 of 2 patches)" in tiny.fails("rebase", "--to", "9.10.0")
+    status = tiny.ok("status").out
+    assert "to 9.10.0: 1 of 2 patches" in status
+    assert "conflict: 0002-Show-the-hook-the-embeddings.patch" in status
     resolve(tiny)
     out = tiny.ok("rebase-continue").out
     assert "2 patches in, 2 out: 1 unchanged, 0 adapted, 1 conflicted" in out
+    assert "rebase" not in tiny.ok("status").out
     (patch,) = (text for name, text in series(tiny).items() if name.startswith("0002"))
     assert "\n+        hidden_states = hooks.embeds(inputs_embeds * 2)\n" in patch
     assert (head(tiny), files(tiny)) == before[1:]

@@ -169,10 +169,11 @@ def test_clean_removes_what_is_derived(tiny: Tiny) -> None:
 @pytest.mark.parametrize("edit", ["commit", "file", "untracked", "branch", "stash"])
 def test_clean_keeps_what_somebody_made(tiny: Tiny, edit: str) -> None:
     tiny.ok("apply")
-    if edit == "commit":
+    if edit in ("commit", "branch"):
         commit_edit(tiny)
-    if edit == "branch":
+    if edit == "branch":  # one without commits of its own is but a name
         git(tiny.checkout, "branch", "idea")
+        git(tiny.checkout, "reset", "--quiet", "--hard", "HEAD~1")
     if edit in ("file", "stash"):
         (tiny.checkout / HOOKS).write_text("edited = 1\n")
     if edit == "stash":
