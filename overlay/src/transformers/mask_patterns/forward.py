@@ -232,7 +232,9 @@ class Forward:
     def _of_step(
         self, answer: Answer, steps: Steps, slot: int, kv_offset: int, kv_length: int, held: Held | None
     ) -> LoweredMask | None:
-        """One layer's mask of one token; None where the cache lacks keys that it shows."""
+        """One layer's mask of one token; None where the cache lacks keys that it shows, or has no room for it."""
+        if held is None and kv_offset + kv_length <= slot:
+            return None
         positions, groups = steps.positions[:, : slot + 1], int(self.config.num_key_value_heads)
         layout = Layout(positions, len(self.embeds), slot, kv_offset, kv_length, self.heads, groups, held)
         if steps.is_padded or answer.spans is None:

@@ -103,6 +103,7 @@ def masks(
     if forward.is_step and prompt_mask is None and said is not NATIVE and not model.training:
         known = forward.next_token(said, attention_mask, input_ids, position_ids, inputs, rows)
         if known is not None:
+            check_combination(said, attention_mask)
             check_order(model)
             return dict.fromkeys(forward.layer_types, known)
     plan = forward.plan(said)
