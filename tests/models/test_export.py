@@ -215,6 +215,32 @@ def test_stock_refuses_to_run_another_mask(
     assert reason in answer
 
 
+FLASH_LIKE_SDPA = """
+import sys, pytest, torch
+sys.path.insert(0, sys.argv[2])
+import flash_reference
+from transformers import AutoModelForCausalLM
+
+calls = flash_reference.install(pytest.MonkeyPatch())
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+ids, logits = torch.arange(3, 21).view(2, 9), []
+data = {"mask_inputs": {"document_ids": torch.tensor([[0] * 4 + [1] * 5, [0] * 2 + [1] * 7])}}
+for name in ("sdpa", "flash_attention_2", "flash_attention_3"):
+    model.config._attn_implementation = name
+    for pattern, given in (("native", {}), ("sliding_window(3)", {}), ("causal & document", data)):
+        with torch.no_grad():
+            logits.append(model(ids, mask_pattern=pattern, **given).logits)
+assert len(calls.whole) == 8 and len(calls.packed) == 4
+for i in range(3):
+    assert torch.allclose(logits[i], logits[i + 3], atol=2e-5) and torch.allclose(logits[i], logits[i + 6], atol=2e-5)
+"""
+
+
+def test_stock_tells_flash_attention_what_the_fork_tells_it(upstream: Path, tmp_path: Path) -> None:
+    export_for_stock(make_model(mask_pattern=Causal()), tmp_path / "exported")
+    run(upstream, tmp_path / "modules", "-c", FLASH_LIKE_SDPA, tmp_path / "exported", SCRIPT.parent)
+
+
 @pytest.mark.parametrize(("saved", "load", "kind"), LOADED)
 @needs_export
 def test_stock_takes_an_exported_folder_when_told_to_trust_it(

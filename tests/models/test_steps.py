@@ -26,6 +26,7 @@ from transformers.mask_patterns import (
     SharedPrefix,
     Sink,
     SlidingWindow,
+    UnsupportedMaskError,
 )
 from transformers.mask_patterns.forward import Forward
 
@@ -96,7 +97,7 @@ def test_a_static_cache_too() -> None:
 
 
 @pytest.fixture
-def no_questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def no_questions(monkeypatch: pytest.MonkeyPatch) -> Any:
     """After `ask.stop()`, no pattern may be asked anew."""
 
     class Ask:
@@ -223,3 +224,63 @@ def test_a_copied_or_saved_cache_keeps_no_pattern() -> None:
             call: dict[str, Any] = {"past_key_values": kept, "mask_pattern": SlidingWindow(3)}
             got = model(IDS[:, -1:], attention_mask=REAL, **call).logits
             close(got[:, -1], whole(model, IDS, REAL, SlidingWindow(3))[:, -1])
+
+
+def behind_two_tokens(pattern: Pattern, **call: Any) -> tuple[Any, dict[str, Any]]:
+    """A model, and the call that brings it the third token behind a prompt."""
+    model, cache = make_model(), DynamicCache()
+    steps = decode(model, IDS, torch.ones_like(REAL), pattern, cache, **call)
+    next(steps)
+    next(steps)
+    return model, {"input_ids": IDS[:, PROMPT + 2 : PROMPT + 3], "past_key_values": cache, "mask_pattern": pattern}
+
+
+def test_data_of_a_pattern_written_over_between_two_tokens_is_refused() -> None:
+    data = OWN.clone()
+    model, call = behind_two_tokens(Causal() & Document(data))
+    data[0, 0] = 7
+    with pytest.raises(ValueError, match="document_ids"):
+        model(**call)
+
+
+def test_data_of_another_dtype_is_refused_at_any_token() -> None:
+    model, call = behind_two_tokens(Causal() & Document(), mask_inputs={"document_ids": OWN})
+    for wrong in (OWN.float(), OWN.tolist()):
+        with pytest.raises(ValueError, match="document_ids"):
+            model(mask_inputs={"document_ids": wrong}, **call)
+
+
+@pytest.mark.parametrize("prepared", [{"full_attention": torch.zeros(2, 1, 1, PROMPT + 3)}, [[1] * (PROMPT + 3)] * 2])
+def test_masks_beside_a_pattern_are_refused_at_any_token(prepared: Any) -> None:
+    model, call = behind_two_tokens(SlidingWindow(3))
+    with pytest.raises(UnsupportedMaskError, match="prepared ahead"):
+        model(attention_mask=prepared, **call)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_no_token_is_traced() -> None:
+    """A trace would keep what this one token sees for all that follow."""
+    model, call = behind_two_tokens(SlidingWindow(3))
+    ids = call.pop("input_ids")
+
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Tensor) -> Tensor:
+            logits: Tensor = self.model(ids, **call).logits
+            return logits
+
+    with torch.no_grad(), pytest.raises(UnsupportedMaskError, match="trace"):
+        torch.jit.trace(Step(), ids, check_trace=False)
+
+
+def test_a_token_for_which_a_static_cache_has_no_room() -> None:
+    model = make_model()
+    cache = StaticCache(config=model.config, max_cache_len=PROMPT + 2)
+    steps = decode(model, IDS, torch.ones_like(REAL), SlidingWindow(3), cache)
+    next(steps)
+    next(steps)
+    with pytest.raises(UnsupportedMaskError, match="StaticCache"):
+        next(steps)

@@ -26,6 +26,7 @@ from transformers.mask_patterns import (
     from_function,
     hooks,
 )
+from transformers.mask_patterns.attention import LayerMasks
 
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -50,7 +51,7 @@ def expected(model: Any, ids: Tensor, visible: Tensor) -> Tensor:
     "pattern",
     [
         Sink(4),
-        Causal() & Document(torch.zeros(2, 9, dtype=torch.long)),
+        PrefixLM(4),
         from_function(lambda b, h, q, k: k <= q),
         PerHead({0: Causal(), 1: Sink(1)}),
         {0: Causal(), 1: "sink(1)"},
@@ -73,8 +74,8 @@ def test_4_flash_attention_takes_plain_causal_and_nothing_that_upstream_would_re
     for causal in (Causal(), {"default": "causal"}, {0: "native", 1: "causal"}):
         assert hooks.masks(model.model, mask, ids, embeds, plain, None, {"mask_pattern": causal}) is mask
         assert hooks.masks(model.model, None, ids, embeds, plain, None, {"mask_pattern": causal}) is None
-        with pytest.raises(UnsupportedMaskError, match="cannot obey mask_pattern="):
-            hooks.masks(model.model, None, ids, embeds, again, None, {"mask_pattern": causal})
+        made = hooks.masks(model.model, None, ids, embeds, again, None, {"mask_pattern": causal})
+        assert isinstance(made["full_attention"], LayerMasks)
 
 
 # 5. A per-head mask function is evaluated for head 0 only, silently.

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from .errors import UnsupportedMaskError
+from .errors import UnsupportedMaskError, bad_argument
+from .lowering.flash import FlashArguments, packed_states
 from .lowering.tiles import TilePlan
 from .takers import TAKERS
 from .tiled_sdpa import tiled_sdpa
 
 
 READ = "mask_pattern_read"  # an argument: the config's pattern was read, and upstream's own mask is meant
+PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")  # what FlashAttention is told of it
 
 logger = logging.getLogger(__name__)
 
@@ -277,6 +279,35 @@ class FlexMask:
                 f"{tuple(k.shape)}, {q.dtype} on {q.device.type} ({type(error).__name__}). The mask is fine: use "
                 "attn_implementation='sdpa' or 'eager', or another length."
             ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class FlashMask:
+    """A mask that FlashAttention's own arguments say, in place of the config's window and what `position_ids` imply.
+
+    Args:
+        keys: how many the key/value tensors hold.
+    """
+
+    arguments: FlashArguments
+    keys: int
+
+    def attend(
+        self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
+    ) -> AttentionOutput:
+        _check_keys(self.keys, k)
+        if given := [name for name in PACKING if kwargs.get(name) is not None]:
+            remedy = "Leave it out, and say the documents in the pattern: `Causal() & Document()`."
+            raise bad_argument(given[0], "a value beside a mask pattern", "none", remedy)
+        said = self.arguments
+        kwargs |= {"is_causal": said.is_causal, "sliding_window": said.window, "position_ids": None}
+        if (packed := said.packed) is None:
+            return function(module, q, k, v, None, **kwargs)
+        kwargs |= {"cu_seq_lens_q": packed.query_ends.to(q.device), "cu_seq_lens_k": packed.key_ends.to(q.device)}
+        kwargs |= {"max_length_q": packed.most_queries, "max_length_k": packed.most_keys}
+        k, v = packed_states(k, packed.keys), packed_states(v, packed.keys)
+        output, weights = function(module, packed_states(q, packed.queries), k, v, None, **kwargs)
+        return packed.unpacked(output, len(q), q.shape[2]), weights
 
 
 def _check_takes_bias(function: AttentionFunction) -> None:

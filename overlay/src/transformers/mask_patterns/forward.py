@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .attention import (
     EagerMask,
+    FlashMask,
     FlexMask,
     KeysMask,
     LayerMasks,
@@ -28,11 +29,13 @@ from .attention import (
 from .caches import CacheMemory, check_cache
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import WholeMask, real_tokens, whole_mask
+from .flash_kernels import FLASH_NAMES, has_windows
 from .inputs import PromptRows, Rows
 from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
 from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import visible_grid
+from .lowering.flash import Obstacle, flash_arguments
 from .lowering.tiles import tile_plan
 from .masked_cache import MaskedCache
 from .pattern import Pattern
@@ -45,7 +48,7 @@ from .upstream import key_slots, own_mask, query_offset
 
 
 class Backend(Enum):
-    """The attention implementations that take any mask."""
+    """The attention implementations that take any mask; FlashAttention takes what its arguments can say."""
 
     EAGER = "eager"
     SDPA = "sdpa"
@@ -72,9 +75,14 @@ class Forward:
 
     @property
     def is_plain_flash(self) -> bool:
-        """Whether upstream would run plain causal FlashAttention in every layer."""
-        causal = getattr(self.config, "is_causal", True) and "sliding_attention" not in self.layer_types
-        return causal and "flash" in str(self.config._attn_implementation)
+        """Whether upstream would run plain causal FlashAttention in every layer.
+
+        Over a static cache it would count the slots that are not filled yet, where no 2D mask comes.
+        """
+        if "flash" not in str(self.config._attn_implementation) or "sliding_attention" in self.layer_types:
+            return False
+        past, _, kv_length, _ = self._geometry(0)
+        return bool(getattr(self.config, "is_causal", True)) and kv_length <= past + self.embeds.shape[1]
 
     @property
     def is_paged(self) -> bool:
@@ -90,12 +98,15 @@ class Forward:
         """The backend, or the reason why `what` cannot be obeyed on it."""
         name = self.config._attn_implementation
         if name not in {backend.value for backend in Backend}:
-            can = ", ".join(repr(backend.value) for backend in Backend)
-            raise UnsupportedMaskError(
-                f"attn_implementation={name!r} cannot obey {what}; these can: {can}. "
-                "Switch with model.set_attn_implementation('sdpa')."
-            )
+            raise self._refusal(what)
         return Backend(name)
+
+    def _refusal(self, what: str) -> UnsupportedMaskError:
+        can = ", ".join(repr(backend.value) for backend in Backend)
+        return UnsupportedMaskError(
+            f"attn_implementation={self.config._attn_implementation!r} cannot obey {what}; these can: {can}. "
+            "Switch with model.set_attn_implementation('sdpa')."
+        )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def whole(self, mask: Tensor) -> LayerMasks:
@@ -153,7 +164,8 @@ class Forward:
         watch: LeakWatch | None,
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
-        backend = self.backend(f"mask_pattern={str(said)!r}")
+        is_flash = self.config._attn_implementation in FLASH_NAMES
+        backend = None if is_flash else self.backend(f"mask_pattern={str(said)!r}")
         past, _, kv_length, _ = self._geometry(0)
         slots = past + self.embeds.shape[1]
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
@@ -169,7 +181,9 @@ class Forward:
             rows = Rows(layout, data, memory.per_token, read, prompt=prompt_rows)
             bound = pattern.bind(rows).simplified()
             check_cache(pattern, bound, rows)
-            return self._lower(bound, layout, backend)
+            return (
+                self._lower_flash(pattern, bound, layout) if backend is None else self._lower(bound, layout, backend)
+            )
 
         real = None if real is None or bool(real.all()) else real
         if isinstance(self.cache, MaskedCache):
@@ -218,7 +232,9 @@ class Forward:
     def _of_step(
         self, answer: Answer, steps: Steps, slot: int, kv_offset: int, kv_length: int, held: Held | None
     ) -> LoweredMask | None:
-        """One layer's mask of one token; None where the cache lacks keys that it shows."""
+        """One layer's mask of one token; None where the cache lacks keys that it shows, or has no room for it."""
+        if held is None and kv_offset + kv_length <= slot:
+            return None
         positions, groups = steps.positions[:, : slot + 1], int(self.config.num_key_value_heads)
         layout = Layout(positions, len(self.embeds), slot, kv_offset, kv_length, self.heads, groups, held)
         if steps.is_padded or answer.spans is None:
@@ -280,6 +296,15 @@ class Forward:
         tiles = backend is Backend.SDPA and self.embeds.device.type == "cpu"
         plan = tile_plan(bound, layout) if tiles else None
         return dense() if plan is None else TiledMask(plan, dense)
+
+    def _lower_flash(self, pattern: Pattern, bound: Pattern, layout: Layout) -> LoweredMask:
+        """What FlashAttention is told, or the reason why it cannot be told."""
+        arguments = flash_arguments(bound, layout)
+        if isinstance(arguments, Obstacle):
+            raise self._refusal(f"mask_pattern={str(pattern)!r}, as {arguments.value}")
+        if arguments.window is not None and not has_windows(self.config._attn_implementation):
+            raise self._refusal(f"mask_pattern={str(pattern)!r}, as its kernel on this device has no window_size")
+        return FlashMask(arguments, layout.kv_length)
 
     def _layers(
         self,

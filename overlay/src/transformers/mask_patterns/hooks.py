@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import READ, AttentionFunction, LayerMasks, attend
+from .attention import PACKING, READ, AttentionFunction, LayerMasks, attend
 from .context import innermost
 from .errors import bad_argument
 from .forward import Forward
@@ -103,6 +103,7 @@ def masks(
     if forward.is_step and prompt_mask is None and said is not NATIVE and not model.training:
         known = forward.next_token(said, attention_mask, input_ids, position_ids, inputs, rows)
         if known is not None:
+            check_combination(said, attention_mask)
             check_order(model)
             return dict.fromkeys(forward.layer_types, known)
     plan = forward.plan(said)
@@ -120,7 +121,7 @@ def masks(
     else:
         check_combination(said, attention_mask)
         is_upstreams = forward.is_plain_flash and set(plan) <= {Causal(), NATIVE} and not inputs
-        if is_upstreams and not _is_packed(attention_mask, position_ids):
+        if is_upstreams and not _is_packed(attention_mask, position_ids, kwargs):
             return _upstreams(model, attention_mask, kwargs)
         watch = LeakWatch.of(model)
         lowered = forward.patterns(said, plan, attention_mask, input_ids, position_ids, inputs, rows, watch)
@@ -250,6 +251,10 @@ def _said(
     return NATIVE if given is None else parse_masks(given), inputs, rows
 
 
-def _is_packed(attention_mask: Tensor | None, position_ids: Tensor | None) -> bool:
-    """Whether upstream would take restarting `position_ids` for documents, which plain `Causal()` does not isolate."""
+def _is_packed(attention_mask: Tensor | None, position_ids: Tensor | None, kwargs: Mapping[str, Any]) -> bool:
+    """Whether FlashAttention would isolate documents, told by the caller or by restarting `position_ids`, which plain
+    `Causal()` does not.
+    """
+    if any(kwargs.get(name) is not None for name in PACKING):
+        return True
     return attention_mask is None and position_ids is not None and bool((position_ids.diff(dim=-1) != 1).any())

@@ -132,9 +132,7 @@ class Layout:
         """Where half-open intervals of slots lie in the key/value tensors; None where some of them do not."""
         found = []
         for start, end in spans:
-            place, behind = (
-                slot - self.kv_offset if self.held is None else self.held.place(slot) for slot in (start, end)
-            )
+            place, behind = self._place(start), self._place(end)
             if place < 0 or behind - place != end - start:
                 return None
             found.append((place, behind))

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from transformers import AttentionInterface, DynamicCache
+from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.utils.generic import merge_with_config_defaults
 
 from .attention import AttentionOutput, attend
 from .config import ConfigPattern, for_file
 from .errors import UnsupportedMaskError, bad_argument
+from .flash_kernels import FLASH_NAMES
 from .forward import Backend
 from .generation import PROMPT_ROWS, check_continuous_batching, check_generation_config, is_whole, put_prompt
 from .hooks import masks
@@ -163,5 +165,26 @@ def _eager(module: Any, *args: Any, **kwargs: Any) -> AttentionOutput:
     return output
 
 
+@dataclass(frozen=True, eq=False)
+class _FlashLayer:
+    """An attention layer as upstream's FlashAttention sees it: the kernel to call is named in its configuration."""
+
+    layer: Any
+
+    @property
+    def config(self) -> Any:
+        return self.layer.config.model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+
+def _flash(module: Any, *args: Any, **kwargs: Any) -> AttentionOutput:
+    output: AttentionOutput = flash_attention_forward(_FlashLayer(module), *args, **kwargs)
+    return output
+
+
+for _name in FLASH_NAMES:
+    AttentionInterface.register(f"{_PREFIX}{_name}", partial(attend, _flash))
 for _backend in Backend:
     AttentionInterface.register(f"{_PREFIX}{_backend.value}", partial(attend, _FUNCTIONS.get(_backend.value, _eager)))

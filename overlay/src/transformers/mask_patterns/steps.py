@@ -7,6 +7,7 @@ the same, and no token comes that a pattern looks for, the answers for the next 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from .checks import shown
 from .inputs import PromptRows, Rows
 from .layers import LayerMask, Masks, Own
 from .lowering.dense import key_ranges
-from .pattern import Pattern
+from .pattern import Pattern, same
 from .positions import Layout
 from .ranges import Ranges
 
@@ -46,8 +47,9 @@ class Said:
     prompt: PromptRows | None
 
     def kept(self) -> Said:
-        """The same, whatever the caller later writes into its tensors."""
-        return replace(self, inputs={name: data.clone() for name, data in self.inputs.items()})
+        """The same, whatever the caller later writes into its tensors, bound ones too."""
+        inputs = {name: data.clone() for name, data in self.inputs.items()}
+        return replace(self, masks=deepcopy(self.masks), inputs=inputs)
 
     def is_said_by(self, other: Said) -> bool:
         """Whether another forward says the same."""
@@ -55,7 +57,7 @@ class Said:
             return False
         if self.inputs.keys() != other.inputs.keys():
             return False
-        return all(torch.equal(data, other.inputs[name].to(data.device)) for name, data in self.inputs.items())
+        return all(same(data, other.inputs[name]) for name, data in self.inputs.items())
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +191,10 @@ def _is_same(one: PromptRows | None, other: PromptRows | None) -> bool:
     return one.counts is other.counts and (one.slots, one.copies) == (other.slots, other.copies)
 
 
-def _says(given: Tensor, expected: Tensor, rows: int) -> bool:
-    return given.shape == (rows, expected.shape[1]) and bool((given == expected).all())
+def _says(given: object, expected: Tensor, rows: int) -> bool:
+    if not isinstance(given, Tensor) or given.shape != (rows, expected.shape[1]):
+        return False  # where it is no tensor, it is for others to refuse
+    return bool((given == expected).all())
 
 
 def _with_later_tokens(rows: Rows) -> Rows:
