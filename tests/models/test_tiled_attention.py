@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_models import make_model
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from transformers import DynamicCache, StaticCache
 from transformers.mask_patterns import (
@@ -170,3 +171,41 @@ def test_short_rows_take_the_whole_mask(ids: Tensor, tiled: Calls) -> None:
     pattern: Pattern = STREAMING
     make_model(attn_implementation="sdpa")(ids, mask_pattern=pattern)
     assert tiled.count == 0
+
+
+def loss_of_embeddings(model: Any, embeds: Tensor) -> Tensor:
+    loss: Tensor = model(inputs_embeds=embeds, mask_pattern=STREAMING, use_cache=False).logits.pow(2).mean()
+    return loss
+
+
+def test_transforms_of_functions_take_the_whole_mask(long_ids: Tensor, tiled: Calls) -> None:
+    ours, eager = both(num_hidden_layers=1)
+    embeds = eager.get_input_embeddings()(long_ids).detach().requires_grad_()
+    (want,) = torch.autograd.grad(loss_of_embeddings(eager, embeds), embeds)
+    got = torch.func.grad(lambda x: loss_of_embeddings(ours, x))(embeds.detach())
+    torch.testing.assert_close(got, want, atol=1e-7, rtol=1e-3)
+    batched = torch.func.vmap(lambda x: loss_of_embeddings(ours, x))(embeds.detach()[None])
+    close(batched[0], loss_of_embeddings(eager, embeds).detach())
+    assert tiled.count == 0
+
+
+def test_derivatives_of_derivatives_with_the_kernel_that_has_them(long_ids: Tensor, tiled: Calls) -> None:
+    """That kernel is chosen with `sdpa_kernel`, as where there is no pattern; the fast one says that it has none."""
+    found = []
+    for model in both(num_hidden_layers=1):
+        embeds = model.get_input_embeddings()(long_ids).detach().requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH):
+            (first,) = torch.autograd.grad(loss_of_embeddings(model, embeds), embeds, create_graph=True)
+            found.append(torch.autograd.grad(first.pow(2).sum(), embeds)[0])
+    scale = found[1].abs().max()
+    torch.testing.assert_close(found[0] / scale, found[1] / scale, atol=1e-3, rtol=0)
+    assert tiled.count == 0
+
+
+def test_derivatives_of_derivatives_are_refused_else(long_ids: Tensor, tiled: Calls) -> None:
+    model = both(num_hidden_layers=1)[0]
+    embeds = model.get_input_embeddings()(long_ids).detach().requires_grad_()
+    (first,) = torch.autograd.grad(loss_of_embeddings(model, embeds), embeds, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(first.pow(2).sum(), embeds)
+    assert tiled.count == 1

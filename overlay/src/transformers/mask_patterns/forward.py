@@ -43,6 +43,7 @@ from .positions import Held, Layout
 from .prompt_mask import PromptMask
 from .steps import Answer, Said, Spans, Steps, Token
 from .takers import layer_kinds, plan
+from .tiled_sdpa import can_tile
 from .training import LeakWatch
 from .upstream import key_slots, own_mask, query_offset
 
@@ -293,7 +294,7 @@ class Forward:
         def dense() -> LoweredMask:
             return self._of_visible(visible_grid(bound, layout))
 
-        tiles = backend is Backend.SDPA and self.embeds.device.type == "cpu"
+        tiles = backend is Backend.SDPA and self.embeds.device.type == "cpu" and can_tile()
         plan = tile_plan(bound, layout) if tiles else None
         return dense() if plan is None else TiledMask(plan, dense)
 

@@ -20,6 +20,14 @@ _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
+def can_tile() -> bool:
+    """Whether that kernel may run here: nobody has switched it off, for derivatives of derivatives say, and no
+    transform of `torch.func` is at work, which can neither be planned in nor look into it.
+    """
+    is_transformed = torch._C._are_functorch_transforms_active()
+    return torch.backends.cuda.flash_sdp_enabled() and not is_transformed  # the switch is a CPU's too
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def tiled_sdpa(q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, scale: float | None = None) -> Tensor:
     """What `scaled_dot_product_attention` gives under the plan's mask, and 0 for queries that see nothing.
@@ -55,21 +63,47 @@ class _TiledSdpa(torch.autograd.Function):
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, output, lse = ctx.saved_tensors
+        found = _TiledGradients.apply(grad, *ctx.saved_tensors, ctx.plan, ctx.scale)  # type: ignore[no-untyped-call]
+        return *found, None, None
+
+
+class _TiledGradients(torch.autograd.Function):
+    """A function of its own, so that whoever asks for its derivative gets an error: torch's `once_differentiable`
+    gives `autograd.grad` a derivative without these terms.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        output: Tensor,
+        lse: Tensor,
+        plan: TilePlan,
+        scale: float | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         grad, output = grad.contiguous().transpose(1, 2), output.transpose(1, 2)
         grad_q, grad_k, grad_v = (torch.zeros(x.shape, dtype=_exact(x.dtype)) for x in (q, k, v))
-        for part, tile in _tiles(ctx.plan):
+        for part, tile in _tiles(plan):
             mine = part.rows, part.heads, slice(tile.start, tile.end)
             for segment in tile.segments:
                 keys = part.rows, part.groups, slice(segment.start, segment.end)
                 given = grad[mine], q[mine], k[keys], v[keys], output[mine], lse[mine]
                 mask = _additive(segment, q)
-                found = _backward(*given, 0.0, False, attn_mask=mask, scale=ctx.scale)
+                found = _backward(*given, 0.0, False, attn_mask=mask, scale=scale)
                 for total, at, own in zip((grad_q, grad_k, grad_v), (mine, keys, keys), found, strict=True):
                     total[at] += own
-        return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
+        return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(
+            "attention tile by tile has no second derivative, nor has torch's fast kernel. Run the forward under "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or use attn_implementation='eager'."
+        )
 
 
 def _tiles(plan: TilePlan) -> Iterator[tuple[Part, Tile]]:
