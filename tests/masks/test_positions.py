@@ -167,7 +167,7 @@ REFUSED: dict[str, list[tuple[object, str]]] = {
         (torch.zeros(2, 2, dtype=torch.long), r"got shape \(2, 2\); expected shape \(2, 3\)"),
         (torch.zeros(2, 4, dtype=torch.long), r"got shape \(2, 4\); expected shape \(2, 3\)"),
         (torch.zeros(3, 3, dtype=torch.long), r"got shape \(3, 3\); expected shape \(2, 3\)"),
-        (torch.zeros(3, dtype=torch.long), r"got shape \(3,\); expected shape \(2, 3\)"),
+        (torch.zeros(3, dtype=torch.long), r"got shape \(3,\); expected two dimensions"),
         (torch.zeros(2, 3), r"got torch.float32; expected a tensor of integers"),
         (torch.zeros(2, 3, dtype=torch.complex64), r"got torch.complex64; expected a tensor of integers"),
     ],
