@@ -50,7 +50,7 @@ def compiling() -> CompileConfig:
 
 
 def generate(model: Any, ids: Tensor, **call: Any) -> Any:
-    settings = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    settings: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     settings |= {"return_dict_in_generate": True, "output_logits": True, "cache_implementation": "static"}
     return model.generate(ids, compile_config=compiling(), **settings, **call)
 
@@ -127,7 +127,7 @@ def tokens_by(step: Callable[[Any, Tensor, Tensor], Tensor], model: Any) -> Iter
 def test_a_loop_of_your_own_with_masks_made_ahead(graphs: Callable[[], int]) -> None:
     """`prepare_inputs_for_generation` is eager, and makes them."""
     model = make_model()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
 
     def step(cache: Any, ids: Tensor, mask: Tensor) -> Tensor:
         call: dict[str, Any] = {"past_key_values": cache, "attention_mask": mask, "mask_pattern": WINDOW}
@@ -145,7 +145,7 @@ def test_a_loop_of_your_own_with_masks_made_ahead(graphs: Callable[[], int]) -> 
 def test_a_loop_of_your_own_without(graphs: Callable[[], int]) -> None:
     """The pattern is asked in the forward, which breaks the graph there; but nothing is compiled anew per token."""
     model = make_model()
-    compiled = torch.compile(model, backend="eager")
+    compiled: Any = torch.compile(model, backend="eager")
     counts = []
 
     def step(cache: Any, ids: Tensor, mask: Tensor) -> Tensor:
