@@ -124,15 +124,17 @@ class SdpaMask:
         mask: bool, or floating and added to the scores, `(batch or 1, heads or 1, queries, keys)`.
         empty: bool `(batch or 1, heads or 1, queries)`, queries that see nothing; None if there are none. Their rows
             of `mask` show something, as a softmax over nothing is NaN, in gradients too; their output is set to 0.
+        exact: whether upstream is to be called as it calls itself, so that the result is the same to the bit.
     """
 
     mask: Tensor
     empty: Tensor | None
+    exact: bool = False
 
     @classmethod
-    def of(cls, visible: Tensor, bias: Tensor | None = None) -> SdpaMask:
+    def of(cls, visible: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> SdpaMask:
         visible, empty = _without_empty_rows(visible)
-        return cls(visible if bias is None else bias.masked_fill(~visible, -torch.inf), empty)
+        return cls(visible if bias is None else bias.masked_fill(~visible, -torch.inf), empty, exact)
 
     def attend(
         self, function: AttentionFunction, module: Any, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any
@@ -140,7 +142,7 @@ class SdpaMask:
         _check_keys(self.mask.shape[-1], k)
         mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
         mask = mask.to(q.device)
-        if q.shape[2] <= _FEW and _is_plain_sdpa(function, kwargs):
+        if q.shape[2] <= _FEW and not self.exact and _is_plain_sdpa(function, kwargs):
             return _zero(self.empty, _few_queries(q, k, v, mask, kwargs), None)
         output, weights = function(module, q, k, v, mask, **kwargs)
         return _zero(self.empty, output, weights)

@@ -242,7 +242,7 @@ class Forward:
             seen = answer.positions(slot - steps.first)
             if layout.dropped.shape[1] and bool(seen.contains(layout.dropped).any()):
                 return None
-            return self._of_visible(seen.contains(layout.keys))
+            return self._of_visible(seen.contains(layout.keys), exact=answer.bound == Causal())
         places = layout.places(answer.spans[slot - steps.first])  # a slot is a position here
         return None if places is None else self._of_places(places, kv_length, answer.bound == Causal())
 
@@ -253,11 +253,13 @@ class Forward:
         visible = torch.zeros(1, 1, 1, kv_length, dtype=torch.bool, device=self.embeds.device)
         for start, end in places:
             visible[..., start:end] = True
-        return self._of_visible(visible)
+        return self._of_visible(visible, exact=is_causal)
 
-    def _of_visible(self, visible: Tensor) -> LoweredMask:
-        """A mask given whole, for eager or SDPA."""
-        return SdpaMask.of(visible) if self._is_on(Backend.SDPA) else EagerMask.of(visible, self.embeds.dtype)
+    def _of_visible(self, visible: Tensor, *, exact: bool) -> LoweredMask:
+        """A mask given whole, for eager or SDPA; `exact` as in `SdpaMask`."""
+        if self._is_on(Backend.SDPA):
+            return SdpaMask.of(visible, exact=exact)
+        return EagerMask.of(visible, self.embeds.dtype)
 
     def _is_on(self, *backends: Backend) -> bool:
         return self.config._attn_implementation in {backend.value for backend in backends}
@@ -292,7 +294,7 @@ class Forward:
             return NativeCausal()
 
         def dense() -> LoweredMask:
-            return self._of_visible(visible_grid(bound, layout))
+            return self._of_visible(visible_grid(bound, layout), exact=bound == Causal())
 
         tiles = backend is Backend.SDPA and self.embeds.device.type == "cpu" and can_tile()
         plan = tile_plan(bound, layout) if tiles else None
