@@ -1,10 +1,10 @@
 """The time of one more token: under patterns, and by unpatched upstream's plain causal decode.
 
-Two processes, upstream's and the fork's, hold the same random model and take turns: each generates a few tokens
+Two processes, upstream's and the fork's, hold the same random model and take turns in random order: each generates a few tokens
 behind a cache of so many, all of `generate()` included, with the time of every token. Prints the median time, and the
 median over the turns of the ratio to upstream's time in the same turn; needs rich.
 
-    python benchmarks/decode_speed.py [--lengths 1024 8192] [--backends sdpa eager] [--rounds 30]
+    python benchmarks/decode_speed.py [--lengths 1024 8192] [--backends sdpa eager] [--rounds 40]
 
 The fork comes from `transformers/`, upstream from that checkout's base commit.
 """
@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import sample
 from statistics import median
 from typing import Any
 
@@ -31,7 +32,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 UPSTREAM = "upstream"
 PATTERNS = ("none", "causal", "sink(4) | sliding_window(512)", "prefix_lm(64)", "document(separator=3) & causal")
-TOKENS = 16  # per turn
+TOKENS = 32  # per turn
 
 
 class Worker:
@@ -135,7 +136,7 @@ def measured(rounds: int, backend: str, length: int, both: dict[str, Worker]) ->
     """The median seconds per token of every turn."""
     times: dict[str, list[float]] = {name: [] for name in (UPSTREAM, *PATTERNS)}
     for number in track(range(rounds + 1), f"{backend}, {length} keys"):
-        for name, seen in times.items():
+        for name, seen in sample(sorted(times.items()), len(times)):
             worker, pattern = (both[UPSTREAM], None) if name == UPSTREAM else (both["fork"], name)
             found = worker.times(backend, length, pattern)
             seen.extend([median(found)] if number else [])  # the first round warms up
@@ -150,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192])
     parser.add_argument("--backends", nargs="+", default=["sdpa", "eager"])
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
