@@ -1,8 +1,8 @@
 """The time of one more token: under patterns, and by unpatched upstream's plain causal decode.
 
-Two processes, upstream's and the fork's, hold the same random model and take turns in random order: each generates a few tokens
-behind a cache of so many, all of `generate()` included, with the time of every token. Prints the median time, and the
-median over the turns of the ratio to upstream's time in the same turn; needs rich.
+Two processes, upstream's and the fork's, hold the same random model. In each round every mask has a turn, in random
+order: a few tokens are generated behind a cache of so many, all of `generate()` included, with the time of each.
+Prints the median time, and the median of the ratios to upstream's time in the same round; needs rich.
 
     python benchmarks/decode_speed.py [--lengths 1024 8192] [--backends sdpa eager] [--rounds 40]
 
