@@ -12,7 +12,15 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from transformers import CompileConfig, StaticCache
-from transformers.mask_patterns import Causal, Document, PerHead, Sink, SlidingWindow, use_mask_pattern
+from transformers.mask_patterns import (
+    Causal,
+    Document,
+    PerHead,
+    Sink,
+    SlidingWindow,
+    UnsupportedMaskError,
+    use_mask_pattern,
+)
 
 
 NEW, SEPARATOR = 6, 5
@@ -158,3 +166,18 @@ def test_a_loop_of_your_own_without(graphs: Callable[[], int]) -> None:
     for got, want in tokens_by(step, model):
         torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)
     assert counts[2] == counts[-1]
+
+
+def test_masks_made_ahead_go_with_no_other_pattern() -> None:
+    model = make_model()
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    call: dict[str, Any] = {"past_key_values": cache, "attention_mask": REAL, "mask_pattern": WINDOW}
+    ready = model.prepare_inputs_for_generation(IDS, **call)
+    with pytest.raises(UnsupportedMaskError, match="masks prepared ahead"):
+        model(**ready, mask_pattern=Causal())
+    with pytest.raises(ValueError, match=r"document_ids.* beside masks made ahead"):
+        model(**ready, mask_inputs={"document_ids": OWN})
+    with torch.no_grad():
+        got = model(**ready).logits[:, -1]
+        want = model(IDS, attention_mask=REAL, mask_pattern=WINDOW).logits[:, -1]
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)

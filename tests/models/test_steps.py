@@ -284,3 +284,14 @@ def test_a_token_for_which_a_static_cache_has_no_room() -> None:
     next(steps)
     with pytest.raises(UnsupportedMaskError, match="StaticCache"):
         next(steps)
+
+
+def test_a_layer_fewer_between_two_tokens() -> None:
+    """The same config object says another model now, which the mapping of layers does not fit."""
+    model = make_model()
+    steps = decode(model, IDS, REAL, PATTERNS["per layer"] | {"1": SlidingWindow(2)}, DynamicCache())
+    next(steps)
+    next(steps)
+    model.config.num_hidden_layers = 1
+    with pytest.raises(ValueError, match="numbers from 0 to 0"):
+        next(steps)

@@ -215,6 +215,8 @@ class Forward:
         steps = memory.steps_from(past)
         if steps is None or (isinstance(self.cache, MaskedCache) and self.cache.is_due):
             return None
+        if len(steps.layers) != self.config.num_hidden_layers:
+            return None
         token = Token(past, len(self.embeds), mask, input_ids, position_ids)
         if not steps.serve(Said(said, self.config, inputs, prompt_rows), token):
             return None

@@ -94,6 +94,9 @@ def masks(
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
     if _are_ready(attention_mask):
+        if kwargs.get("mask_pattern") is not None:
+            check_combination(kwargs["mask_pattern"], attention_mask)
+        check_no_inputs(kwargs.get("mask_inputs") or {}, " beside masks made ahead")
         return attention_mask
     prompt_mask: PromptMask | None = kwargs.pop(PROMPT_MASK, None)
     of_call = kwargs.get("mask_pattern") is not None
