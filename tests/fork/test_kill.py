@@ -50,12 +50,12 @@ def leftovers(tiny: Tiny) -> list[Path]:
     return own + [*(tiny.root / ".fork").glob("tmp-*"), *(tiny.root / ".fork").glob("replace")]
 
 
-def time_of(tiny: Tiny, *words: str) -> tuple[float, float]:
+def time_of(tiny: Tiny, *words: str, status: int = 0) -> tuple[float, float]:
     """When a run begins to work, after Python has started, and when it ends."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import fork.__main__"], env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
     middle = time.monotonic()
-    assert start(tiny, *words).wait() == 0
+    assert start(tiny, *words).wait() == status
     return middle - began, time.monotonic() - middle
 
 

@@ -16,7 +16,6 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
-    Qwen2MoeModel,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -24,7 +23,7 @@ from transformers import (
 )
 from transformers.generation.utils import GenerationMixin
 from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.mask_patterns.takers import takes_masks
+from transformers.models.qwen2_moe import modeling_qwen2_moe
 from transformers.utils import generic
 
 
@@ -37,8 +36,9 @@ CANNOT_LINK = pytest.mark.skipif(
 UPSTREAM_BACKENDS = ("eager", "sdpa", pytest.param("flex_attention", marks=CANNOT_LINK))
 DENSE = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 # Before transformers 5, Qwen2-MoE has attention classes of its own, and takes no masks of ours.
+HAS_OWN_ATTENTION = hasattr(modeling_qwen2_moe, "QWEN2MOE_ATTENTION_CLASSES")
 EXPERTS = {
-    **({"qwen2_moe": (Qwen2MoeConfig, Qwen2MoeForCausalLM)} if takes_masks(Qwen2MoeModel) else {}),
+    **({} if HAS_OWN_ATTENTION else {"qwen2_moe": (Qwen2MoeConfig, Qwen2MoeForCausalLM)}),
     "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
 }
 FAMILIES = DENSE | EXPERTS
