@@ -94,6 +94,14 @@ def test_a_plan_shows_what_the_pattern_means(data: st.DataObject) -> None:
     assert torch.equal(grid(plan, layout), brute_force(said, real, range(q_offset, slots), range(kv_length)))
 
 
+def test_rows_with_the_same_ranges_and_other_padding_within_them() -> None:
+    real = torch.tensor([[True, False, False, True, True], [True] * 5])
+    layout = Layout.of(2, 1, real=real, q_offset=4, heads=HEADS, groups=GROUPS)
+    plan = tile_plan(Causal(), layout, always=True, size=2)
+    assert plan is not None
+    assert torch.equal(grid(plan, layout), real[:, None, None].expand(2, HEADS, 1, 5))
+
+
 @settings(max_examples=15)
 @given(said_patterns(unpadded(2, 300), depth=2, functions=False), st.sampled_from([0, 64, 100]))
 def test_so_does_one_of_long_rows(said: Said, size: int) -> None:

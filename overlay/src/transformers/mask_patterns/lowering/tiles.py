@@ -176,29 +176,29 @@ def _looked_up(table: Tensor, at: Tensor) -> Tensor:
 
 
 def _places(start: Tensor, end: Tensor, layout: Layout) -> list[Place]:
-    """Neighbours among rows, and among heads, that have the same ranges."""
+    """Neighbours among rows, and among heads, that have the same ranges; rows the same padding too."""
     served = layout.heads // layout.groups
     heads = [
         (slice(a, b), slice(a // served, -(-b // served))) for a, b in _head_runs(start, end, layout.heads, served)
     ]
-    rows = [slice(a, b) for a, b in _runs(start, end, 0, layout.batch)]
+    rows = [slice(a, b) for a, b in _runs(0, layout.batch, start, end, layout.keys < 0)]
     return [(row, *head) for row in rows for head in heads]
 
 
 def _head_runs(start: Tensor, end: Tensor, heads: int, served: int) -> list[Span]:
     """Runs of heads whose key/value heads serve no others; else heads one by one."""
-    runs = _runs(start, end, 1, heads)
+    runs = _runs(1, heads, start, end)
     if any(a % served or b % served for a, b in runs):
         return [(head, head + 1) for head in range(heads)]
     return runs
 
 
-def _runs(start: Tensor, end: Tensor, dim: int, size: int) -> list[Span]:
-    """Neighbours along `dim` that are the same; one stands for all `size`."""
-    if start.shape[dim] == 1:
+def _runs(dim: int, size: int, *sides: Tensor) -> list[Span]:
+    """Neighbours along `dim` that are the same on all sides; one stands for all `size`."""
+    lines = [side.movedim(dim, 0).flatten(1) for side in sides if side.shape[dim] > 1]
+    if not lines:
         return [(0, size)]
-    start, end = start.movedim(dim, 0).flatten(1), end.movedim(dim, 0).flatten(1)
-    differs = (start[1:] != start[:-1]).any(1) | (end[1:] != end[:-1]).any(1)
+    differs = torch.stack([(side[1:] != side[:-1]).any(1) for side in lines]).any(0)
     cuts = [0, *(differs.nonzero()[:, 0] + 1).tolist(), size]
     return list(zip(cuts, cuts[1:], strict=False))
 
