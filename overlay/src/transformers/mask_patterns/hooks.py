@@ -93,10 +93,7 @@ def masks(
         ValueError: malformed masks, patterns or data.
         UnsupportedMaskError: the backend, the cache or the prepared masks cannot obey.
     """
-    if _are_ready(attention_mask):
-        if kwargs.get("mask_pattern") is not None:
-            check_combination(kwargs["mask_pattern"], attention_mask)
-        check_no_inputs(kwargs.get("mask_inputs") or {}, " beside masks made ahead")
+    if _are_ready(attention_mask, kwargs):
         return attention_mask
     prompt_mask: PromptMask | None = kwargs.pop(PROMPT_MASK, None)
     of_call = kwargs.get("mask_pattern") is not None
@@ -116,10 +113,8 @@ def masks(
     elif all(mask is NATIVE for mask in plan):
         check_no_inputs(inputs)
         LeakWatch.forget(model)
-        check_prepared(attention_mask, model.config)
-        if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
+        if not _is_ours(forward, attention_mask, kwargs):
             return _upstreams(model, attention_mask, kwargs)
-        check_router(attention_mask, kwargs)
         lowered = forward.whole(attention_mask)
     else:
         check_combination(said, attention_mask)
@@ -132,11 +127,24 @@ def masks(
     return dict.fromkeys(forward.layer_types, lowered)
 
 
-def _are_ready(attention_mask: Any) -> bool:
-    """Whether `mask_preparation` has made all masks of this forward."""
-    return isinstance(attention_mask, Mapping) and any(
-        isinstance(mask, LayerMasks) for mask in attention_mask.values()
-    )
+def _are_ready(attention_mask: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether `mask_preparation` has made all masks of this forward, beside which nothing else may be said."""
+    given = attention_mask.values() if isinstance(attention_mask, Mapping) else ()
+    if not any(isinstance(mask, LayerMasks) for mask in given):
+        return False
+    if kwargs.get("mask_pattern") is not None:
+        check_combination(kwargs["mask_pattern"], attention_mask)
+    check_no_inputs(kwargs.get("mask_inputs") or {}, " beside masks made ahead")
+    return True
+
+
+def _is_ours(forward: Forward, attention_mask: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a forward without a pattern has a whole mask to obey, which upstream would misread."""
+    check_prepared(attention_mask, forward.config)
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
+        return False
+    check_router(attention_mask, kwargs)
+    return True
 
 
 def mask_preparation(
