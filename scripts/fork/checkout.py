@@ -29,6 +29,8 @@ IGNORED = "__pycache__/\n*.py[cod]\n*.egg-info/\n"
 
 # Git's own locks, which a killed git leaves behind.
 LOCKS = ("index", "HEAD", "config", "packed-refs", "shallow", "ORIG_HEAD")
+# What git writes into the lock of a worktree that it is still making.
+UNFINISHED = ("", "initializing")
 
 BUSY = {
     "rebase-merge": "rebase",
@@ -298,6 +300,7 @@ def tidy(project: Project) -> None:
     folder = git_dir(checkout.git)
     left = [folder / f"{name}.lock" for name in LOCKS]
     left += folder.glob("worktrees/*/*.lock")  # that of a rebase
+    left += [lock for lock in folder.glob("worktrees/*/locked") if lock.read_text().strip() in UNFINISHED]
     left += [*(folder / "refs" / "fork").rglob("*.lock"), folder / "refs" / "heads" / "masks.lock"]
     for lock in left:
         lock.unlink(missing_ok=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killer import Killer, leftovers
 from test_export_series import project
-from test_kill import kill_after, leftovers, time_of
 from test_rebase import MODELING, series
 from test_series import HOOKS, MASKING, commit_edit, files, head
 from tiny_upstream import TAG, Tiny, git
@@ -266,12 +265,13 @@ def test_killed_at_random_moments_no_edit_is_lost(tiny: Tiny, tmp_path: Path) ->
     change(tiny, MASKING, "hooks.mask([[int(k <= q)", "hooks.mask([[int(k < q)")
     edited, copy = files(tiny), tmp_path / "before"
     shutil.copytree(tiny.root, copy, symlinks=True)
-    begin, end = time_of(tiny, "edit-patch", "--patch", "1")
-    whole, moments = project(tiny), random.Random(0)
+    killer = Killer(tiny, ("edit-patch", "--patch", "1"))
+    killer.time()
+    whole = project(tiny)
     for _ in range(4):
         shutil.rmtree(tiny.root)
         shutil.copytree(copy, tiny.root, symlinks=True)
-        kill_after(tiny, moments.uniform(begin * 0.8, end), "edit-patch", "--patch", "1")
+        killer.kill()
         assert files(tiny) == edited
         if tiny.main("export").status:  # nothing has happened yet: the edit is still an edit
             tiny.ok("edit-patch", "--patch", "1")

@@ -2,75 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from random import Random
 
 import pytest
+from killer import Killer, leftovers
 from test_export_series import project
 from test_series import HOOKS, commit_edit, files, head
 from tiny_upstream import Tiny, git
 
 
 MOMENTS = 16
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def start(tiny: Tiny, *words: str) -> subprocess.Popen[bytes]:
-    """The tool in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "fork", "--root", str(tiny.root), *words],
-        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def kill_after(tiny: Tiny, seconds: float, *words: str) -> bool:
-    """Start the tool and kill its whole process group; whether it was still at work."""
-    process = start(tiny, *words)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-    return False
-
-
-def leftovers(tiny: Tiny) -> list[Path]:
-    """What only a killed run leaves behind."""
-    own = [*tiny.checkout.rglob("*.lock"), *(tiny.root / ".git").glob("*.lock")]
-    return own + [*(tiny.root / ".fork").glob("tmp-*"), *(tiny.root / ".fork").glob("replace")]
-
-
-def time_of(tiny: Tiny, *words: str, status: int = 0) -> tuple[float, float]:
-    """When a run begins to work, after Python has started, and when it ends."""
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import fork.__main__"], env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
-    middle = time.monotonic()
-    assert start(tiny, *words).wait() == status
-    return middle - began, time.monotonic() - middle
 
 
 @pytest.mark.parametrize("source", ["git", "sdist"])
 def test_a_first_apply_killed_at_random_moments(tiny: Tiny, source: str) -> None:
-    begin, end = time_of(tiny, "apply", "--source", source)
+    killer = Killer(tiny, ("apply", "--source", source), moments=Random(source))
+    killer.time()
     expected = head(tiny), files(tiny)
-    moments, killed = random.Random(source), 0
     shutil.rmtree(tiny.checkout)
     for _ in range(MOMENTS // 2):
-        killed += kill_after(tiny, moments.uniform(begin * 0.8, end), "apply", "--source", source)
+        killer.kill()
         if tiny.checkout.exists():
             assert (head(tiny), files(tiny)) == expected  # whole, or not there
             shutil.rmtree(tiny.checkout)
-    assert killed >= MOMENTS // 8
+    assert killer.killed >= MOMENTS // 8
     tiny.ok("apply", "--source", source)
     assert (head(tiny), files(tiny)) == expected
     assert leftovers(tiny) == []
@@ -83,25 +40,25 @@ def test_a_move_killed_at_random_moments(tiny: Tiny) -> None:
     tiny.ok("apply")
     (tiny.checkout / "notes.txt").write_text("mine\n")
     hooks, expected = tiny.root / "overlay" / HOOKS, {}
+    killer = Killer(tiny, ("apply",))
     for text in ("one = 1\n", "two = 2\n"):
         for number in range(20):
             (tiny.root / "overlay" / f"many-{number}.txt").write_text(f"{number} {text}" * 2000)
         hooks.write_text(text)
-        begin, end = time_of(tiny, "apply")
+        killer.time()
         expected[text] = head(tiny), files(tiny)
-    moments, killed = random.Random(0), 0
     for turn in range(MOMENTS):
         text = ("one = 1\n", "two = 2\n")[turn % 2]
         for number in range(20):
             (tiny.root / "overlay" / f"many-{number}.txt").write_text(f"{number} {text}" * 2000)
         hooks.write_text(text)
-        killed += kill_after(tiny, moments.uniform(begin, end * 1.1), "apply")
+        killer.kill()
         if turn % 4 == 3:
             out = tiny.ok("apply").out
             assert "rescued" not in out
             assert (head(tiny), files(tiny)) == expected[text]
             assert leftovers(tiny) == []
-    assert killed >= MOMENTS // 4
+    assert killer.killed >= MOMENTS // 4
     assert files(tiny)["notes.txt"] == "mine\n"
 
 
@@ -111,12 +68,13 @@ def test_an_export_killed_at_random_moments(tiny: Tiny, tmp_path: Path) -> None:
     (tiny.checkout / HOOKS).write_text("edited = 1\n")
     edited, before = files(tiny), tmp_path / "before"
     shutil.copytree(tiny.root, before, symlinks=True)
-    begin, end = time_of(tiny, "export")
-    after, moments = project(tiny), random.Random(0)
+    killer = Killer(tiny, ("export",))
+    killer.time()
+    after = project(tiny)
     for _ in range(6):
         shutil.rmtree(tiny.root)
         shutil.copytree(before, tiny.root, symlinks=True)
-        kill_after(tiny, moments.uniform(begin, end * 1.1), "export")
+        killer.kill()
         tiny.ok("export")
         assert project(tiny) == after
         assert files(tiny) == edited

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
+from killer import Killer, leftovers
 from later_release import Later
 from test_export_series import project
-from test_kill import kill_after, leftovers, time_of
 from test_rebase import CONFLICT, MODELING, no_environment, resolve, series, tree
 from test_series import files, head
 from tiny_upstream import Tiny, git
@@ -38,14 +38,15 @@ def test_a_start_that_is_killed(tiny: Tiny, later: Later, tmp_path: Path) -> Non
     kept, before = head(tiny), files(tiny)
     copy = tmp_path / "before"
     shutil.copytree(tiny.root, copy, symlinks=True)
-    begin, end = time_of(tiny, "rebase", "--to", "9.10.0", status=1)
+    killer = Killer(tiny, ("rebase", "--to", "9.10.0"), status=1)
+    killer.time()
     resolve(tiny)
     tiny.ok("rebase-continue")
-    whole, moments, killed = project(tiny), random.Random(0), 0
+    whole = project(tiny)
     for turn in range(MOMENTS):
         shutil.rmtree(tiny.root)
         shutil.copytree(copy, tiny.root, symlinks=True)
-        killed += kill_after(tiny, moments.uniform(begin * 0.8, end), "rebase", "--to", "9.10.0")
+        killer.kill()
         assert (head(tiny), files(tiny)) == (kept, before)
         if turn % 2:
             tiny.main("rebase-abort")
@@ -55,7 +56,7 @@ def test_a_start_that_is_killed(tiny: Tiny, later: Later, tmp_path: Path) -> Non
         assert (head(tiny), files(tiny)) == (kept, before)
         assert leftovers(tiny) == []
         assert git(tiny.checkout, "worktree", "list").count("\n") == 1
-    assert killed >= 1
+    assert killer.killed >= 1
 
 
 def test_a_continuation_that_is_killed_keeps_what_was_resolved(tiny: Tiny, later: Later, tmp_path: Path) -> None:
@@ -64,12 +65,13 @@ def test_a_continuation_that_is_killed_keeps_what_was_resolved(tiny: Tiny, later
     resolve(tiny)
     copy = tmp_path / "before"
     shutil.copytree(tiny.root, copy, symlinks=True)
-    begin, end = time_of(tiny, "rebase-continue")
-    whole, moments = project(tiny), random.Random(1)
+    killer = Killer(tiny, ("rebase-continue",), moments=Random(1))
+    killer.time()
+    whole = project(tiny)
     for _ in range(MOMENTS):
         shutil.rmtree(tiny.root)
         shutil.copytree(copy, tiny.root, symlinks=True)
-        kill_after(tiny, moments.uniform(begin * 0.8, end * 1.1), "rebase-continue")
+        killer.kill()
         if (tree(tiny).parent / "progress.json").exists():
             tiny.ok("rebase-continue")  # never asks for the same resolution again
         assert project(tiny) == whole
@@ -102,3 +104,17 @@ def test_what_a_run_killed_before_its_record_left_is_no_rebase(tiny: Tiny, later
     (tree(tiny) / "half.py").write_text("half = ")
     assert "no rebase is going on" in tiny.fails("rebase-continue")
     tiny.ok("rebase", "--to", "9.10.0")
+
+
+def test_a_worktree_that_was_killed_in_the_making_is_made_anew(tiny: Tiny, later: Later) -> None:
+    """Git locks a worktree until it is whole, and neither prunes nor replaces one that is locked."""
+    later.known("9.10.0", {})
+    tiny.ok("apply")
+    git(tiny.checkout, "worktree", "add", "--quiet", "--detach", str(tree(tiny)), "refs/fork/base")
+    made = tiny.checkout / ".git" / "worktrees" / tree(tiny).name
+    (made / "locked").write_text("initializing\n")
+    (tiny.root / ".fork" / "lock").write_text("999999999\n")
+    shutil.rmtree(tree(tiny))
+    tiny.ok("rebase", "--to", "9.10.0")
+    assert not made.exists()
+    assert git(tiny.checkout, "worktree", "list").count("\n") == 1
