@@ -17,6 +17,7 @@ from .inputs import Rows
 from .lowering.dense import grid
 from .pattern import Pattern
 from .positions import Layout
+from .so_far import SoFar
 from .steps import Steps
 
 
@@ -33,15 +34,15 @@ class CacheMemory:
 
     Args:
         per_token: data passed at prefill by its name, integers `(batch or 1, slots then)`.
-        tokens: int64 `(batch or 1, slots)`.
-        position_ids: integers `(batch or 1, slots)`.
+        ids: of the tokens, int64.
+        places: their `position_ids`, integers.
         steps: what is known of the tokens to come.
         rows_move: whether that would be known in vain, as the rows change places before they come.
     """
 
     per_token: dict[str, list[Tensor]] = field(default_factory=dict)
-    tokens: Tensor | None = None
-    position_ids: Tensor | None = None
+    ids: SoFar | None = None
+    places: SoFar | None = None
     steps: Steps | None = None
     rows_move: bool = False
 
@@ -59,17 +60,29 @@ class CacheMemory:
                 setattr(cache, _NAME, memory)
         return memory
 
+    @property
+    def tokens(self) -> Tensor | None:
+        """Int64 `(batch or 1, slots)`, if they are known."""
+        return None if self.ids is None else self.ids.all()
+
+    @property
+    def position_ids(self) -> Tensor | None:
+        """Integers `(batch or 1, slots)`, if they are known and go on by one, or start again at 0, between forwards."""
+        return None if self.places is None or not self.places.goes_on() else self.places.all()
+
     def go_on(self, tokens: Tensor | None, position_ids: Tensor | None, past: int) -> None:
         """Remember what a forward says of its tokens, behind `past` slots."""
-        self.position_ids = position_ids_so_far(self.position_ids, position_ids, past)
-        self.tokens = tokens_so_far(self.tokens, tokens, past)
+        self.places = SoFar.joined(self.places, position_ids, past)
+        self.ids = SoFar.joined(self.ids, tokens, past)
 
     def steps_from(self, past: int) -> Steps | None:
         """What is known of the tokens to come behind `past` slots, if nothing came that was not seen."""
         steps = self.steps
-        if steps is None or (steps.looked_for and not _covers(self.tokens, past)):
+        if steps is None or (steps.looked_for and (self.ids is None or self.ids.slots < past)):
             return None
-        return None if steps.position_ids is not None and not _covers(self.position_ids, past) else steps
+        if steps.position_ids is not None and (self.places is None or self.places.slots < past):
+            return None
+        return steps
 
     def clear(self) -> None:
         """Know nothing."""
@@ -78,8 +91,8 @@ class CacheMemory:
     def cut(self, slots: int) -> None:
         """Forget what lies behind the first `slots`."""
         self.per_token = {name: [data[:, :slots] for data in seen] for name, seen in self.per_token.items()}
-        self.tokens = None if self.tokens is None else self.tokens[:, :slots]
-        self.position_ids = None if self.position_ids is None else self.position_ids[:, :slots]
+        self.ids = None if self.ids is None else self.ids.cut(slots)
+        self.places = None if self.places is None else self.places.cut(slots)
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Do to every row what was done to the cache's."""
@@ -88,8 +101,8 @@ class CacheMemory:
             return data if len(data) == 1 else change(data)
 
         self.per_token = {name: [changed(data) for data in seen] for name, seen in self.per_token.items()}
-        self.tokens = None if self.tokens is None else changed(self.tokens)
-        self.position_ids = None if self.position_ids is None else changed(self.position_ids)
+        self.ids = None if self.ids is None else self.ids.changed(changed)
+        self.places = None if self.places is None else self.places.changed(changed)
         if self.steps is not None and self.steps.has_rows:
             self.steps, self.rows_move = None, True
 
@@ -189,35 +202,3 @@ def lasting_slots(bound: Pattern, layout: Layout, slots: Tensor) -> Tensor:
     if lasting is None:
         return torch.ones_like(slots, dtype=torch.bool)
     return lasting.contains(layout.positions[:, slots]).flatten(0, 2).any(0)
-
-
-def _covers(data: Tensor | None, slots: int) -> bool:
-    return data is not None and data.shape[1] >= slots
-
-
-def position_ids_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:
-    """The `position_ids` of every slot so far, `(batch or 1, slots)`; None where earlier ones are unknown or apart.
-
-    They join where the new ones go on by one, or start again at 0.
-    """
-    joined = tokens_so_far(before, now, past)
-    if joined is None or past == 0:
-        return joined
-    pairs = joined[:, past - 1 : past + 1].tolist()
-    return joined if all(first in (last + 1, 0) for last, first in pairs) else None
-
-
-def tokens_so_far(before: Tensor | None, now: Tensor | None, past: int) -> Tensor | None:
-    """What there is for every slot so far, `(batch or 1, slots)`, from earlier forwards and this one; None: unknown.
-
-    Args:
-        before: of the cache; what it has behind `past` slots was never cached.
-        now: of this forward.
-        past: slots in the cache.
-    """
-    if now is None or past == 0:
-        return None if now is None else now.clone()  # what the caller later writes into it was not seen
-    if before is None or before.shape[1] < past or (len(before) != len(now) and 1 not in (len(before), len(now))):
-        return None
-    rows = max(len(before), len(now))
-    return torch.cat([before[:, :past].expand(rows, -1), now.expand(rows, -1)], dim=1)

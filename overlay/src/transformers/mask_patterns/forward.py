@@ -264,7 +264,8 @@ class Forward:
         return EagerMask.of(visible, self.embeds.dtype)
 
     def _is_on(self, *backends: Backend) -> bool:
-        return self.config._attn_implementation in {backend.value for backend in backends}
+        name = self.config._attn_implementation
+        return any(name == backend.value for backend in backends)
 
     @property
     def is_step(self) -> bool:

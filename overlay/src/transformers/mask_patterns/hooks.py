@@ -106,7 +106,7 @@ def masks(
             check_combination(said, attention_mask)
             check_order(model)
             return dict.fromkeys(forward.layer_types, known)
-    plan = forward.plan(said)
+    plan = () if said is NATIVE else forward.plan(said)
     if prompt_mask is not None:
         LeakWatch.forget(model)
         lowered = _behind_prompt(forward, prompt_mask, said, of_call, inputs, attention_mask)
@@ -129,8 +129,9 @@ def masks(
 
 def _are_ready(attention_mask: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether `mask_preparation` has made all masks of this forward, beside which nothing else may be said."""
-    given = attention_mask.values() if isinstance(attention_mask, Mapping) else ()
-    if not any(isinstance(mask, LayerMasks) for mask in given):
+    if not isinstance(attention_mask, Mapping):
+        return False
+    if not any(isinstance(mask, LayerMasks) for mask in attention_mask.values()):
         return False
     if kwargs.get("mask_pattern") is not None:
         check_combination(kwargs["mask_pattern"], attention_mask)

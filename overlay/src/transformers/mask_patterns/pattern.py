@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import and_, or_
@@ -246,7 +247,18 @@ class Pattern(Drawable, ABC):
 
         return write(self)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pattern:
+        """Itself, where it holds no tensor: nothing else in it can change."""
+        copies = {name: deepcopy(value, memo) for name, value in vars(self).items()}
+        if all(copies[name] is value for name, value in vars(self).items()):
+            return self
+        copy = object.__new__(type(self))
+        vars(copy).update(copies)
+        return copy
+
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         if type(self) is not type(other):
             return NotImplemented
         return all(same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))  # type: ignore[arg-type]
