@@ -1,12 +1,14 @@
 """The time of one more token: under patterns, and by unpatched upstream's plain causal decode.
 
 Two processes, upstream's and the fork's, hold the same random model. In each round every mask has a turn, in random
-order: a few tokens are generated behind a cache of so many, all of `generate()` included, with the time of each.
-Prints the median time, and the median of the ratios to upstream's time in the same round; needs rich.
+order, and upstream has two: a few tokens are generated behind a cache of so many, all of `generate()` included, with
+the time of each. Two processes of the same code differ by a few percent, so the rounds are shared out among several
+pairs. Prints the median time, and the median of the ratios to upstream's first time in the same round; needs rich.
 
-    python benchmarks/decode_speed.py [--lengths 1024 8192] [--backends sdpa eager] [--rounds 40]
+    python benchmarks/decode_speed.py [--model small] [--lengths 1024 8192] [--backends sdpa eager] [--rounds 48]
 
-The fork comes from `transformers/`, upstream from that checkout's base commit.
+The models: `small` has 4 layers of width 256; `0.6B` has the sizes of Qwen3-0.6B, for which 16 rounds do. The fork
+comes from `transformers/`, upstream from that checkout's base commit.
 """
 
 from __future__ import annotations
@@ -25,22 +27,44 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 
 ROOT = Path(__file__).resolve().parents[1]
-UPSTREAM = "upstream"
+UPSTREAM, AGAIN = "upstream", "upstream again"
 PATTERNS = ("none", "causal", "sink(4) | sliding_window(512)", "prefix_lm(64)", "document(separator=3) & causal")
-TOKENS = 32  # per turn
+TOKENS = {"small": 32, "0.6B": 8}  # per turn
+PAIRS = 4  # of processes
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 4,
+        "vocab_size": 2048,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    },
+    "0.6B": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "vocab_size": 151936,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+    },
+}
 
 
 class Worker:
     """A process with one model, which generates when told."""
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, model: str) -> None:
         environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, "--serve"]
+        command = [sys.executable, __file__, "--serve", "--model", model]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def times(self, backend: str, length: int, pattern: str | None) -> list[float]:
@@ -57,31 +81,31 @@ class Worker:
         self._process.wait()
 
 
-def serve() -> None:
+def serve(name: str) -> None:
     """Generate behind caches of the lengths asked for, which are filled once and cut back after each turn."""
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
-    model, caches = make_model(), dict[Any, Any]()
+    model, caches = make_model(name), dict[Any, Any]()
     while True:
         try:
             question = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        pickle.dump(turn(model, caches, *question), answers)
+        pickle.dump(turn(model, TOKENS[name], caches, *question), answers)
         answers.flush()
 
 
-def make_model() -> Any:
+def make_model(name: str) -> Any:
     import torch
 
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "vocab_size": 2048}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32}
-    return Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, max_position_embeddings=2**17)).eval()
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES[name], max_position_embeddings=2**17)).eval()
 
 
-def turn(model: Any, caches: dict[Any, Any], backend: str, length: int, pattern: str | None) -> list[float]:
+def turn(
+    model: Any, tokens: int, caches: dict[Any, Any], backend: str, length: int, pattern: str | None
+) -> list[float]:
     from time import perf_counter
 
     import torch
@@ -111,20 +135,20 @@ def turn(model: Any, caches: dict[Any, Any], backend: str, length: int, pattern:
         model.set_attn_implementation(backend)
     clock = Clock()
     clock.times = []
-    settings = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    settings = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     model.generate(ids, past_key_values=cache, streamer=clock, **settings, **said)
     cache.crop(length - 1 - cache.get_seq_length())
     return [after - before for before, after in zip(clock.times[2:], clock.times[3:], strict=False)]
 
 
 @contextmanager
-def workers() -> Iterator[dict[str, Worker]]:
+def workers(model: str) -> Iterator[dict[bool, Worker]]:
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
             ["git", "-C", ROOT / "transformers", "archive", "refs/fork/base", "src"], check=True, capture_output=True
         )
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-        both = {UPSTREAM: Worker(Path(folder) / "src"), "fork": Worker(ROOT / "transformers" / "src")}
+        both = {True: Worker(Path(folder) / "src", model), False: Worker(ROOT / "transformers" / "src", model)}
         try:
             yield both
         finally:
@@ -132,14 +156,20 @@ def workers() -> Iterator[dict[str, Worker]]:
                 worker.stop()
 
 
-def measured(rounds: int, backend: str, length: int, both: dict[str, Worker]) -> dict[str, list[float]]:
+def measured(rounds: int, model: str, backend: str, length: int) -> dict[str, list[float]]:
     """The median seconds per token of every turn."""
-    times: dict[str, list[float]] = {name: [] for name in (UPSTREAM, *PATTERNS)}
-    for number in track(range(rounds + 1), f"{backend}, {length} keys"):
-        for name, seen in sample(sorted(times.items()), len(times)):
-            worker, pattern = (both[UPSTREAM], None) if name == UPSTREAM else (both["fork"], name)
-            found = worker.times(backend, length, pattern)
-            seen.extend([median(found)] if number else [])  # the first round warms up
+    times: dict[str, list[float]] = {name: [] for name in (UPSTREAM, AGAIN, *PATTERNS)}
+    each = -(-rounds // PAIRS)
+    with Progress() as progress:
+        bar = progress.add_task(f"{model}, {backend}, {length} keys", total=PAIRS * (each + 1))
+        for _ in range(PAIRS):
+            with workers(model) as both:
+                for number in range(each + 1):  # the first round warms up
+                    for name, seen in sample(sorted(times.items()), len(times)):
+                        is_upstream = name in (UPSTREAM, AGAIN)
+                        found = both[is_upstream].times(backend, length, None if is_upstream else name)
+                        seen.extend([median(found)] if number else [])
+                    progress.advance(bar)
     return times
 
 
@@ -149,23 +179,21 @@ def ratio(times: list[float], base: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(SIZES), default="small")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192])
     parser.add_argument("--backends", nargs="+", default=["sdpa", "eager"])
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=48)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve()
-    table = Table("backend", "keys", "mask", "ms per token", "to upstream")
-    with workers() as both:
-        for backend in options.backends:
-            for length in options.lengths:
-                times = measured(options.rounds, backend, length, both)
-                base = median(times[UPSTREAM])
-                for name, seen in times.items():
-                    table.add_row(
-                        backend, str(length), name, f"{1e3 * median(seen):.2f}", f"{median(seen) / base:.3f}"
-                    )
+        return serve(options.model)
+    table = Table("model", "backend", "keys", "mask", "ms per token", "to upstream")
+    for backend in options.backends:
+        for length in options.lengths:
+            times = measured(options.rounds, options.model, backend, length)
+            for name, seen in times.items():
+                told = f"{1e3 * median(seen):.2f}", f"{ratio(seen, times[UPSTREAM]):.3f}"
+                table.add_row(options.model, backend, f"{length:,}", name, *told)
     Console().print(table)
     return None
 

@@ -17,6 +17,17 @@ from tiny_upstream import Tiny
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
+def start(tiny: Tiny, *words: str) -> subprocess.Popen[bytes]:
+    """The tool in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "fork", "--root", str(tiny.root), *words],
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
 @dataclass
 class Killer:
     """Runs a command of the tool and kills it, between the start of its work and its end.
@@ -39,12 +50,12 @@ class Killer:
         subprocess.run([sys.executable, "-c", "import fork.__main__"], env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
         self.begin = time.monotonic() - began
         began = time.monotonic()
-        assert self._start().wait() == self.status
+        assert start(self.tiny, *self.words).wait() == self.status
         self._ended_after(time.monotonic() - began)
 
     def kill(self) -> None:
         """Let one run begin, and kill it with all its children."""
-        process, began = self._start(), time.monotonic()
+        process, began = start(self.tiny, *self.words), time.monotonic()
         try:
             process.wait(self.moments.uniform(self.begin, self.end))
             self._ended_after(time.monotonic() - began)
@@ -55,16 +66,6 @@ class Killer:
 
     def _ended_after(self, seconds: float) -> None:
         self.begin, self.end = min(self.begin, 0.7 * seconds), seconds
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        """The tool in a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "fork", "--root", str(self.tiny.root), *self.words],
-            env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
 
 
 def leftovers(tiny: Tiny) -> list[Path]:

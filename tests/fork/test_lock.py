@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_kill import SCRIPTS, start
+from killer import SCRIPTS, start
 from tiny_upstream import Tiny
 
 from fork.errors import ForkError

@@ -67,7 +67,7 @@ class CacheMemory:
 
     @property
     def position_ids(self) -> Tensor | None:
-        """Integers `(batch or 1, slots)`, if they are known and go on by one, or start again at 0, between forwards."""
+        """Integers `(batch or 1, slots)`, if they are known, and each forward's go on by one or start again at 0."""
         return None if self.places is None or not self.places.goes_on() else self.places.all()
 
     def go_on(self, tokens: Tensor | None, position_ids: Tensor | None, past: int) -> None:

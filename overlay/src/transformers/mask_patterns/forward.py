@@ -244,9 +244,9 @@ class Forward:
             seen = answer.positions(slot - steps.first)
             if layout.dropped.shape[1] and bool(seen.contains(layout.dropped).any()):
                 return None
-            return self._of_visible(seen.contains(layout.keys), exact=answer.bound == Causal())
+            return self._of_visible(seen.contains(layout.keys), exact=answer.is_causal)
         places = layout.places(answer.spans[slot - steps.first])  # a slot is a position here
-        return None if places is None else self._of_places(places, kv_length, answer.bound == Causal())
+        return None if places is None else self._of_places(places, kv_length, answer.is_causal)
 
     def _of_places(self, places: Spans, kv_length: int, is_causal: bool) -> LoweredMask:
         """The mask of one token that sees these places of the key/value tensors, in every row and head."""

@@ -120,6 +120,9 @@ class PerLayer(Drawable):
         return question.report(self, self.resolve(layers, layer_types, sliding_window), endless=False)
 
 
+_SAID = (Pattern, PerLayer, Own)
+
+
 def for_model(masks: Masks | Own, layers: int, kinds: Sequence[str] | None, groups: int) -> tuple[LayerMask, ...]:
     """What each of a model's layers has.
 
@@ -145,7 +148,7 @@ def parse_masks(said: Any) -> Masks | Own:
         PatternSyntaxError: a text that cannot be read.
         ValueError: a mapping with wrong keys or values, or none of these.
     """
-    if isinstance(said, Pattern | PerLayer | Own):
+    if isinstance(said, _SAID):
         return said
     if isinstance(said, str):
         if said.lstrip().startswith("{"):

@@ -38,7 +38,7 @@ class SoFar:
             return None
         now = now.clone()  # what the caller later writes into it was not seen
         if before is None or past == 0:
-            return cls([now], *now.shape)
+            return cls([now], len(now), now.shape[1])
         before = before if before.slots == past else before.cut(past)
         if len(now) != before.rows and 1 not in (len(now), before.rows):
             return None
@@ -66,9 +66,9 @@ class SoFar:
     def cut(self, slots: int) -> SoFar:
         """Those of the first slots."""
         first = self.all()[:, :slots]
-        return SoFar([first], *first.shape, [joint for joint in self.joints if joint < slots])
+        return SoFar([first], len(first), first.shape[1], [joint for joint in self.joints if joint < slots])
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> SoFar:
         """With other rows."""
         rows = change(self.all())
-        return SoFar([rows], *rows.shape, self.joints)
+        return SoFar([rows], len(rows), rows.shape[1], self.joints)

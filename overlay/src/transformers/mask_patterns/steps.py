@@ -18,6 +18,7 @@ from torch import Tensor
 from .checks import shown
 from .inputs import PromptRows, Rows
 from .layers import LayerMask, Masks, Own
+from .library import Causal
 from .lowering.dense import key_ranges
 from .pattern import Pattern, same
 from .positions import Layout
@@ -81,6 +82,11 @@ class Answer:
         """Of the keys that one token may see."""
         start, end = (side[..., step : step + 1] for side in (self.ranges.start, self.ranges.end))
         return Ranges(start, end, self.ranges.length)
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether it is plain causal attention."""
+        return self.bound == Causal()
 
     @cached_property
     def spans(self) -> Sequence[Spans] | None:
@@ -194,7 +200,7 @@ def _is_same(one: PromptRows | None, other: PromptRows | None) -> bool:
 def _says(given: object, expected: Tensor, rows: int) -> bool:
     if not isinstance(given, Tensor) or given.shape != (rows, expected.shape[1]):
         return False  # where it is no tensor, it is for others to refuse
-    return bool((given == expected).all())
+    return torch.equal(given, expected.to(given.dtype).expand_as(given))
 
 
 def _with_later_tokens(rows: Rows) -> Rows:
