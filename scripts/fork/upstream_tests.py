@@ -183,7 +183,7 @@ def baseline_key(runner: Runner, base: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def run_again(runner: Runner, applied: str, before: Cases, after: Cases) -> Cases:
+def run_again(runner: Runner, applied: str, before: Cases, after: Cases) -> dict[str, Case]:
     """What failed anew is run some more: upstream has tests that fail now and then, of processes above all.
 
     What passes each time is told as unsteady; what fails again is a failure.
