@@ -100,7 +100,7 @@ class Runner:
         parallel = ["--numprocesses", str(self.jobs), "--dist", "worksteal"] if self.jobs > 1 else []
         status = subprocess.run(
             [self.environment.python, "-m", "pytest", "-q", "-p", "tree_guard", "-p", "no:cacheprovider",
-             "--disable-warnings", "-o", "junit_family=xunit1", f"--junitxml={unfinished}",
+             "--disable-warnings", "-o", "log_cli=false", "-o", "junit_family=xunit1", f"--junitxml={unfinished}",
              *parallel, *self.selection.arguments(tree, tests)],
             cwd=tree, env=self.variables(tree), stdin=subprocess.DEVNULL,
         ).returncode  # fmt: skip
