@@ -20,7 +20,7 @@ from fork import rebase as rebase_module
 from fork import status as status_module
 from fork import verify as verify_module
 from fork import wheel as wheel_module
-from fork.errors import ForkError
+from fork.errors import ForkError, refused
 from fork.git import require_version
 from fork.lock import exclusive
 from fork.project import find_root
@@ -270,7 +270,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error}; nothing is lost\nnext:  see to that, then make {command.name}", file=sys.stderr)
+        other = ForkError(f"{error}; nothing is lost", next=f"see to that, then make {command.name}")
+        print(refused(str(error), arguments.root or Path.cwd()) or other, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted; nothing is lost\nnext:  make {command.resume or command.name}", file=sys.stderr)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fork.errors import ForkError
+from fork.errors import ForkError, refused
 from fork.pip import clean_environment, own_pip, pip_install
 
 
@@ -105,7 +105,8 @@ def main() -> int:
     try:
         tool_environment(Path.cwd()).make()
     except (ForkError, OSError) as error:
-        told = error if isinstance(error, ForkError) else ForkError(str(error), next="make install")
+        other = error if isinstance(error, ForkError) else ForkError(str(error), next="make install")
+        told = refused(str(error), Path.cwd()) or other
         print(told, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -62,7 +62,8 @@ def _stop(git: Git, said: str) -> Stop:
 
 def is_going_on(git: Git) -> bool:
     """Whether git is in the middle of a rebase there."""
-    return any((git_dir(git) / name).exists() for name in BUSY)
+    folder = git_dir(git)
+    return any((folder / name).exists() for name in BUSY)
 
 
 def give_up(git: Git, commit: str) -> None:

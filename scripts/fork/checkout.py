@@ -96,13 +96,20 @@ class Checkout:
 
     def state(self, prefix: str = "refs/fork") -> State | None:
         """The recorded state, or None if any part of it is missing."""
-        found = [self._ref(f"{prefix}/{name}") for name in STATE]
-        return State(*found) if all(found) else None  # type: ignore[arg-type]
+        found = self._refs(prefix)
+        return State(**found) if len(found) == len(STATE) else None
 
     def inputs(self) -> str:
         """The listing of the recipe that is applied."""
         state = self.state()
         return self.git.run("cat-file", "blob", state.inputs).stdout if state else ""
+
+    def _refs(self, prefix: str) -> dict[str, str]:
+        """What the refs of a state name, as far as they are there."""
+        names = [f"{prefix}/{name}" for name in STATE]
+        told = self.git.out("for-each-ref", "--format=%(refname) %(objectname)", *names)
+        found = dict(line.split() for line in told.splitlines())
+        return {name.rpartition("/")[2]: found[name] for name in names if name in found}
 
     def _ref(self, name: str) -> str | None:
         return self.git.run("rev-parse", "--verify", "--quiet", name, check=False).stdout.strip() or None
@@ -123,8 +130,9 @@ class Checkout:
 
     def require_calm(self) -> None:
         """Refuse while a rebase or a merge is going on."""
+        folder = git_dir(self.git)
         for name, what in BUSY.items():
-            if (git_dir(self.git) / name).exists():
+            if (folder / name).exists():
                 raise ForkError(
                     f"a {what} is going on in {SUBMODULE}/, expected it to be over",
                     next=f"git -C {SUBMODULE} {what} --continue (or --abort)",
@@ -210,8 +218,7 @@ class Checkout:
         self._close_journal()
 
     def _close_journal(self) -> None:
-        left = [f"refs/fork/next/{name}" for name in STATE]
-        self.refs(*(f"delete {name}" for name in left if self._ref(name)))
+        self.refs(*(f"delete refs/fork/next/{name}" for name in self._refs("refs/fork/next")))
 
     def record(self, state: State) -> None:
         """Write the state of a checkout that is being built."""

@@ -7,6 +7,7 @@ are loose objects that nobody sees, so there is nothing to undo when the run is 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,7 @@ def _commit_patch(index: Git, parent: str, name: str, content: bytes, scratch: P
     message, diff = scratch / "message", scratch / "diff"
     told = index.run_bytes("mailinfo", "-b", "--no-scissors", str(message), str(diff), input=content).stdout
     mail = dict(line.split(": ", 1) for line in told.decode().splitlines() if ": " in line)
+    _require_written(diff, content, name)
     done = index.run("apply", "--cached", *(["--3way"] if merge else []), str(diff), check=False)
     if done.returncode:
         raise ForkError(
@@ -122,6 +124,17 @@ def _commit_patch(index: Git, parent: str, name: str, content: bytes, scratch: P
         ) from None
     text = f"{mail.get('Subject', '')}\n\n{message.read_text(encoding='utf-8')}".strip() + "\n"
     return author.out("commit-tree", "-p", parent, "-F", "-", index.out("write-tree"), input=text)
+
+
+def _require_written(diff: Path, content: bytes, name: str) -> None:
+    """A full disk makes mailinfo write less than it read, and say nothing; what is left may apply."""
+    written = diff.read_bytes()
+    if not written or not content.endswith(written):
+        raise ForkError(
+            f"git mailinfo wrote {len(written)} bytes of {name} into {diff.parent}, expected the whole diff; "
+            f"{shutil.disk_usage(diff.parent).free // 1024} KiB are free there",
+            next=f"make room there, and see that patches/*/{name} holds a diff; then the command again",
+        )
 
 
 def _check_entries(git: Git, base: str, before: str, after: str, name: str, content: bytes | None) -> None:

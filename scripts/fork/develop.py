@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from fork import journal
 from fork.bootstrap import lint_environment
 from fork.change import change
-from fork.env import Environment
+from fork.env import Environment, venv_argument
 from fork.errors import ForkError
 from fork.install import install
 from fork.inventory import Inventory, take
@@ -23,6 +23,7 @@ from fork.requirements import met
 from fork.source import Source
 
 
+TESTS = "requirements-test.txt"
 LIBRARIES = ("scripts", "overlay/src")
 CHECKED = (*LIBRARIES, "tests", "examples", "benchmarks")
 # A worker a core, each with one thread: more threads than cores wait for each other.
@@ -98,19 +99,29 @@ def type_groups(root: Path) -> Iterator[tuple[list[str], str]]:
 
 def ready_for_tests(root: Path, source: Source, upstream: str) -> Environment:
     """Install, and add what our tests need. The caller holds the lock."""
-    return ready(root, source, upstream, "requirements-test.txt")
+    return ready(root, source, upstream, TESTS)
 
 
 def ready(root: Path, source: Source, upstream: str, requirements: str) -> Environment:
     """Install, and add the requirements that are not met yet. The caller holds the lock."""
     environment = install(root, source, upstream)
+    equip(root, environment, requirements)
+    return environment
+
+
+def equip(root: Path, environment: Environment, requirements: str) -> None:
+    """Add the requirements that are not met yet to an environment that is there. The caller holds the lock."""
+    if journal.read(environment):
+        raise ForkError(
+            f"an install into {environment.home} was cut short, expected a whole environment",
+            next=f"make install{venv_argument(environment)}",
+        )
     file = root / "scripts" / requirements
     inventory = take(environment)
     if unmet(file, inventory):
         before = journal.of(inventory, movable=frozenset())
         change(root, environment, inventory, before, ["--requirement", str(file)])
         journal.close(environment)
-    return environment
 
 
 def unmet(file: Path, inventory: Inventory) -> list[Requirement]:

@@ -23,6 +23,7 @@ class Change(Enum):
     NEW_FAILURE = "new failure"
     MISSING = "missing"
     SKIPPED = "no longer runs"
+    UNSTEADY = "unsteady"
     FIXED = "fixed"
     RUNS = "runs now"
 
@@ -99,6 +100,8 @@ def counts(cases: Cases) -> list[int]:
 def change(before: Case | None, after: Case | None) -> Change | None:
     """What has become of a test; None for either stands for a test that is not there."""
     was, outcome = before and before.outcome, after and after.outcome
+    if after and after.unsteady:
+        return Change.UNSTEADY
     if was is outcome:
         return None
     if outcome is None:

@@ -16,8 +16,8 @@ from fork.derive import OVERLAY_AUTHOR
 from fork.errors import ForkError
 from fork.export import export, require_applied
 from fork.git import Git
-from fork.header import read_header
-from fork.message import author, compose, describe
+from fork.header import read_header, require_proofs
+from fork.message import WRITTEN, author, compose, describe
 from fork.pins import Pin
 from fork.progress import Stop
 from fork.project import SUBMODULE, Project
@@ -85,7 +85,7 @@ def new_patch(root: Path, message: str) -> None:
     _require_edits(desk)
     number = len(desk.patches) + 1
     text = compose(desk.project, message, describe(desk.checkout.git, desk.upstream))
-    read_header(desk.checkout.git, "the new patch", text)
+    _require_header(desk, "the new patch", text, _mend("new-patch", message))
     commit = _commit(desk, desk.state.applied, text, author(desk.checkout.git))
     _adopt(desk, commit)
     print(f'next:  make prove ARGS="--patch {number}"')
@@ -99,7 +99,7 @@ def edit_patch(root: Path, number: str, message: str) -> None:
     text = git.out("log", "-1", "--format=%B", commit)
     if message or not desk.upstream:
         text = compose(desk.project, message, text)
-    read_header(git, name, text)
+        _require_header(desk, name, text, _mend(f"edit-patch N={number}", message))
     edit = _commit(desk, desk.state.applied, "edit", OVERLAY_AUTHOR) if desk.upstream else None
     with _worktree(desk, commit) as tree:
         if edit:
@@ -112,6 +112,17 @@ def edit_patch(root: Path, number: str, message: str) -> None:
         )
     _adopt(desk, tip)
     print(f'next:  make prove ARGS="--patch {int(number)}"')
+
+
+def _require_header(desk: Desk, name: str, text: str, next: str) -> None:
+    """A message that says everything, and names tests that are there."""
+    require_proofs(desk.project.root, name, read_header(desk.checkout.git, name, text, next), next)
+
+
+def _mend(command: str, message: str) -> str:
+    """What to do about a message that lacks something."""
+    file = message or WRITTEN
+    return f"mend the message in {file}, then make {command} MESSAGE={file}"
 
 
 def drop_patch(root: Path, number: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fork.errors import ForkError
+from fork.errors import ForkError, refused
 
 
 COMMITTER = ("The mask patterns fork", "fork@mask-patterns.invalid")
@@ -154,8 +154,12 @@ class Git:
             capture_output=True,
             close_fds=False,  # git keeps the lock's descriptor: while it works, no second run may start
         )
-        if check and done.returncode:
-            raise failed(arguments, self.where, done.returncode, done.stderr.decode(errors="replace"))
+        if done.returncode:
+            said = done.stderr.decode(errors="replace")
+            if refusal := refused(said, self.where):
+                raise refusal  # whatever the caller makes of a failure, it would be wrong
+            if check:
+                raise failed(arguments, self.where, done.returncode, said)
         return done
 
     def out(self, *arguments: str, input: str | bytes | None = None) -> str:

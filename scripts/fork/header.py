@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from fork.errors import ForkError
 from fork.git import Git
@@ -21,8 +23,11 @@ class Header:
     proofs: tuple[str, ...]
 
 
-def read_header(git: Git, name: str, message: str) -> Header:
-    """The header in a commit message; whatever is missing is an error that names the patch."""
+AMEND = "git -C transformers commit --amend (or rebase --interactive), then make export"
+
+
+def read_header(git: Git, name: str, message: str, next: str = AMEND) -> Header:
+    """The header in a commit message; whatever is missing is an error that names the patch, and what mends it."""
     subject, _, rest = message.partition("\n")
     parsed = git.out("interpret-trailers", "--parse", "--no-divider", input=message)
     trailers = [line.partition(": ")[::2] for line in parsed.splitlines()]
@@ -42,6 +47,21 @@ def read_header(git: Git, name: str, message: str) -> Header:
     if missing:
         raise ForkError(
             f"{name} ({subject!r}) has no {' and no '.join(missing)}; expected all four in its message",
-            next="git -C transformers commit --amend (or rebase --interactive), then make export",
+            next=next,
         )
     return Header(subject, status[0], tuple(proofs))
+
+
+def require_proofs(root: Path, name: str, header: Header, next: str = AMEND) -> None:
+    """Each test that a patch names is there to be run."""
+    absent = [proof for proof in header.proofs if not _defines(root, proof)]
+    if absent:
+        raise ForkError(
+            f"{name} is {PROOF}: {', '.join(absent)}, which is nowhere; expected a test that is", next=next
+        )
+
+
+def _defines(root: Path, proof: str) -> bool:
+    file, *scopes = proof.split("::")
+    path, test = root / file, re.escape(scopes[-1].partition("[")[0])
+    return path.is_file() and bool(re.search(rf"^\s*def {test}\(", path.read_text(encoding="utf-8"), re.MULTILINE))

@@ -16,10 +16,11 @@ WORST_FIRST = (Outcome.FAILED, Outcome.PASSED, Outcome.SKIPPED)
 
 @dataclass(frozen=True)
 class Case:
-    """How one test ended, and in a line why."""
+    """How one test ended, and in a line why; unsteady if it did not end so each time."""
 
     outcome: Outcome
     said: str = ""
+    unsteady: bool = False
 
 
 def read_cases(report: Path, root: Path) -> dict[str, Case]:

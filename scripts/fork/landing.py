@@ -15,6 +15,7 @@ import symtable
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 from unidiff.patch import PatchSet
 
@@ -23,6 +24,8 @@ from fork.git import Git
 
 
 MODULE = "<module>"
+# How many files are kept parsed: a patch's, before and after.
+FILES = 32
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 COMPREHENSIONS: Mapping[type[ast.AST], str] = {
     ast.ListComp: "listcomp",
@@ -61,7 +64,7 @@ def changes(git: Git, before: str, after: str) -> list[Change]:
                 Change(
                     file=file.path,
                     change=hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()[:12],
-                    scopes=tuple(scopes(new, added) if added else scopes(old, removed)),
+                    scopes=tuple(scopes(new, added, file.path) if added else scopes(old, removed, file.path)),
                     names=tuple(loaded_names(new, added, file.path)),
                 )
             )
@@ -75,29 +78,42 @@ def _source(git: Git, commit: str, path: str) -> str | None:
     return git.run("cat-file", "blob", f"{commit}:{path.split('/', 1)[1]}").stdout
 
 
-def scopes(source: str | None, lines: set[int]) -> list[str]:
+def scopes(source: str | None, lines: set[int], path: str) -> list[str]:
     """The innermost class or function of each line, in order, once each."""
     if source is None:
         return []
-    spans = list(_spans(parse(source), ""))
     found = []
     for line in sorted(lines):
-        around = [name for first, last, name in spans if first <= line <= last]
+        around = [name for first, last, name in spans(source, path) if first <= line <= last]
         found.append(max(around, key=lambda name: name.count("."), default=MODULE))
     return list(dict.fromkeys(found))
+
+
+@lru_cache(FILES)
+def spans(source: str, path: str) -> tuple[tuple[int, int, str], ...]:
+    """First line, last line and dotted name of each class and function."""
+    return tuple(_spans(parse(source, path), ""))
 
 
 def _spans(node: ast.AST, prefix: str) -> Iterator[tuple[int, int, str]]:
     for child in ast.iter_child_nodes(node):
         name = prefix
+        if isinstance(child, ast.expr):
+            continue  # no class or function is in one
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             name = f"{prefix}.{child.name}".lstrip(".")
-            first = min([child.lineno, *(decorator.lineno for decorator in child.decorator_list)])
-            yield first, child.end_lineno or child.lineno, name
+            yield _first_line(child), child.end_lineno or child.lineno, name
         yield from _spans(child, name)
 
 
-def parse(source: str, path: str = "a patched file") -> ast.Module:
+def _first_line(statement: ast.stmt) -> int:
+    """Where a statement begins, its decorators included."""
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+@lru_cache(FILES)
+def parse(source: str, path: str) -> ast.Module:
     """The syntax tree."""
     try:
         return ast.parse(source)
@@ -113,7 +129,7 @@ def loaded_names(source: str | None, lines: set[int], path: str) -> list[str]:
     if source is None or not lines:
         return []
     tree = parse(source, path)
-    if any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree)):
+    if "import *" in source and any(_is_star(node) for node in ast.walk(tree)):
         return sorted({name.id for name, _ in _loads(tree, (), lines)})
     names = set()
     for name, tables in _loads(tree, (symtable.symtable(source, path, "exec"),), lines):
@@ -125,6 +141,10 @@ def loaded_names(source: str | None, lines: set[int], path: str) -> list[str]:
             )
         names.add(name.id)
     return sorted(names)
+
+
+def _is_star(node: ast.AST) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
 
 
 Tables = tuple[symtable.SymbolTable, ...]
@@ -139,7 +159,14 @@ def _loads(node: ast.AST, tables: Tables, lines: set[int]) -> Iterator[tuple[ast
         inner = _table(tables[0], str(kind), getattr(node, "lineno", 0)) if tables else None
         tables = (inner, *tables) if inner else tables
     for child in ast.iter_child_nodes(node):
-        yield from _loads(child, tables, lines)
+        if not isinstance(child, ast.stmt) or _holds(child, lines):
+            yield from _loads(child, tables, lines)
+
+
+def _holds(statement: ast.stmt, lines: set[int]) -> bool:
+    """Whether some of the lines are in a statement."""
+    last = statement.end_lineno or statement.lineno
+    return any(_first_line(statement) <= line <= last for line in lines)
 
 
 def _table(outer: symtable.SymbolTable, name: str, line: int) -> symtable.SymbolTable | None:

@@ -12,6 +12,10 @@ from fork.header import PROOF, STATUS
 from fork.project import Project
 
 
+# What came of the user's editor, below the project's root.
+WRITTEN = ".fork/MESSAGE"
+
+
 def describe(git: Git, paths: Sequence[str]) -> str:
     """What a new message starts from; lines with a # do not stay."""
     changes = git.out("diff", "HEAD", "--stat", "--", *paths)
@@ -27,7 +31,7 @@ def compose(project: Project, file: str, draft: str) -> str:
     """The message in a file; without one, what the user's editor makes of a draft."""
     if file:
         return _read(Path(file))
-    place = project.state / "MESSAGE"
+    place = project.root / WRITTEN
     place.write_text(draft.rstrip("\n") + "\n", encoding="utf-8")
     editor = _user(project.git, "var", "GIT_EDITOR")
     if subprocess.run(["sh", "-c", f'{editor} "$@"', editor, str(place)]).returncode:
@@ -35,7 +39,9 @@ def compose(project: Project, file: str, draft: str) -> str:
             f"the editor {editor} failed, expected a message in {place}",
             next=f"write the message into a file, then the same command with MESSAGE={place}",
         )
-    return project.git.run("-c", "core.commentChar=#", "stripspace", "--strip-comments", input=_read(place)).stdout
+    text = project.git.run("-c", "core.commentChar=#", "stripspace", "--strip-comments", input=_read(place)).stdout
+    place.write_text(text, encoding="utf-8")  # if it is refused, it can be mended and given again
+    return text
 
 
 def _read(file: Path) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,10 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from fork import series
 from fork.checkout import Checkout
-from fork.derive import derive
-from fork.env import locate
+from fork.derive import Series, derive
+from fork.develop import ready_for_tests, workers
 from fork.errors import ForkError
 from fork.git import Git
 from fork.header import read_header
@@ -54,39 +55,67 @@ class Proof:
         return self.whole is Outcome.PASSED and self.without is Outcome.FAILED
 
 
+Ends = Mapping[str, tuple[Outcome, str]]
+
+
 @dataclass(frozen=True)
 class Bench:
-    """Where proofs are run: a source tree in a temporary folder, and the research environment's Python."""
+    """Where proofs are run: source trees in a temporary folder, and the research environment's Python."""
 
     root: Path
     git: Git
-    base: str
     recipe: Recipe
+    whole: Series
     python: Path
     scratch: Path
 
-    def run(self, test: str, without: str | None = None) -> tuple[Outcome, str]:
-        """Run one test on the tree of the series, or of the series without one patch."""
+    def named(self, patch: str) -> Sequence[str]:
+        """The tests that a patch names."""
+        text = self.git.out("log", "-1", "--format=%B", self.whole.patches[patch])
+        return read_header(self.git, patch, text).proofs
+
+    def run(self, tests: Sequence[str], commit: str, place: Path) -> tuple[Mapping[str, Outcome], str]:
+        """How tests end on a commit's tree, and what pytest said."""
+        tree = place / "tree"
+        unpack(self.git, commit, tree)
+        report, said = run_pytest(self.root, self.python, tests, tree, place)
+        shutil.rmtree(tree)
+        return read_outcomes(report, tests), said
+
+    def whole_run(self, tests: Sequence[str]) -> Ends:
+        """How each test ends with all patches; one by one where a test that is not there stopped pytest."""
+        print(f"with all patches: {len(tests)} tests ...", flush=True)
+        outcomes, said = self.run(tests, self.whole.tip, self.scratch)
+        if Outcome.MISSING in outcomes.values() and len(tests) > 1:
+            return {test: end for one in tests for test, end in self.whole_run([one]).items()}
+        return {test: (outcome, said) for test, outcome in outcomes.items()}
+
+    def without(self, patch: str, tests: Sequence[str]) -> Ends:
+        """How they end on the series without one patch."""
+        if not tests:
+            return {}
+        print(f"without {patch}: {', '.join(tests)} ...", flush=True)
+        place = self.scratch / patch
+        place.mkdir()
         try:
-            commit = derive(self.git, self.base, self.recipe, self.scratch, without).tip
+            commit = derive(self.git, self.whole.base, self.recipe, place, patch).tip
         except ForkError as error:
-            return Outcome.NOT_DROPPED, error.message
-        tree = self.scratch / (without or "whole")
-        if not tree.exists():
-            unpack(self.git, commit, tree)
-        return run_test(self.root, self.python, test, tree, self.scratch)
+            return dict.fromkeys(tests, (Outcome.NOT_DROPPED, error.message))
+        outcomes, said = self.run(tests, commit, place)
+        return {test: (outcome, said) for test, outcome in outcomes.items()}
 
 
 def prove(root: Path, only: str | None, source: Source = Source.AUTO, upstream: str = "") -> None:
     """Prove each patch, or the one whose number or name starts with `only`. The caller holds the lock."""
-    series.apply(root, source, upstream)
-    project, pin = Project(root), chosen_pin(root)
-    checkout, recipe = Checkout.of(project), read_recipe(root, pin)
+    environment = ready_for_tests(root, source, upstream)
+    project, recipe = Project(root), read_recipe(root, chosen_pin(root))
+    checkout = Checkout.of(project)
     state = checkout.state()
     assert state is not None  # applied just now
     with project.scratch() as scratch:
-        bench = Bench(root, checkout.git, state.base, recipe, locate(root).python, scratch)
-        proofs = [proof for patch in chosen(recipe, only) for proof in prove_patch(bench, patch)]
+        whole = derive(checkout.git, state.base, recipe, scratch)
+        bench = Bench(root, checkout.git, recipe, whole, environment.python, scratch)
+        proofs = prove_patches(bench, chosen(recipe, only))
     print_table(proofs)
     lost = [proof for proof in proofs if not proof.holds]
     if lost:
@@ -107,19 +136,21 @@ def chosen(recipe: Recipe, only: str | None) -> list[str]:
     return found
 
 
-def prove_patch(bench: Bench, patch: str) -> list[Proof]:
-    """Run the tests that a patch names, with it and without it."""
-    tip = derive(bench.git, bench.base, bench.recipe, bench.scratch).patches[patch]
-    header = read_header(bench.git, patch, bench.git.out("log", "-1", "--format=%B", tip))
+def prove_patches(bench: Bench, patches: Sequence[str]) -> list[Proof]:
+    """Run all tests on the whole series, and those that pass there once more without their patch.
+
+    Importing torch and transformers takes longer than most tests, so several processes go side by side.
+    """
+    named = {patch: bench.named(patch) for patch in patches}
+    whole = bench.whole_run(list(dict.fromkeys(test for tests in named.values() for test in tests)))
+    passing = {patch: [test for test in tests if whole[test][0] is Outcome.PASSED] for patch, tests in named.items()}
+    with ThreadPoolExecutor(workers()) as pool:
+        without = dict(zip(passing, pool.map(bench.without, passing, passing.values()), strict=True))
     proofs = []
-    for test in header.proofs:
-        print(f"{patch}: {test} ...", flush=True)
-        whole, with_it = bench.run(test)
-        if whole is Outcome.PASSED:
-            without, said = bench.run(test, without=patch)
-        else:
-            without, said = Outcome.NOT_RUN, with_it
-        proofs.append(Proof(patch, test, whole, without, said))
+    for patch, tests in named.items():
+        for test in tests:
+            ended, said = without[patch].get(test, (Outcome.NOT_RUN, whole[test][1]))
+            proofs.append(Proof(patch, test, whole[test][0], ended, said))
     return proofs
 
 
@@ -128,13 +159,6 @@ def unpack(git: Git, commit: str, folder: Path) -> None:
     index = git.having(GIT_INDEX_FILE=folder.with_suffix(".index"))
     index.run("read-tree", commit)
     index.run("checkout-index", "--all", "--quiet", f"--prefix={folder}/")
-
-
-def run_test(root: Path, python: Path, test: str, tree: Path, scratch: Path) -> tuple[Outcome, str]:
-    """Run one test; how it ended, and what pytest said."""
-    report, said = run_pytest(root, python, ["-x", test], tree, scratch)
-    cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
-    return worst(cases), said
 
 
 def run_pytest(root: Path, python: Path, words: Sequence[str], tree: Path, scratch: Path) -> tuple[Path, str]:
@@ -154,6 +178,21 @@ def run_pytest(root: Path, python: Path, words: Sequence[str], tree: Path, scrat
     )  # fmt: skip
     said = "\n".join(f"    {line}" for line in done.stdout.strip().splitlines()[-12:])
     return report, said
+
+
+def read_outcomes(report: Path, tests: Sequence[str]) -> dict[str, Outcome]:
+    """The outcome of each test by its node id; of one with parameters, the worst of its cases."""
+    cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
+    found = {}
+    for test in tests:
+        file, *scopes = test.split("::")
+        module, name = file.removesuffix(".py").replace("/", "."), scopes[-1]
+        place = ".".join([module, *scopes[:-1]])
+        mine = [case for case in cases if case.get("classname") == place
+                and (case.get("name") == name or str(case.get("name")).startswith(f"{name}["))]  # fmt: skip
+        uncollected = [case for case in cases if case.get("name") == module]
+        found[test] = worst(mine or uncollected)
+    return found
 
 
 def worst(cases: Sequence[ElementTree.Element]) -> Outcome:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fork.errors import ForkError
+from fork.errors import ForkError, refused
 from fork.pip import pip_environment
 from fork.project import SUBMODULE
 
@@ -34,6 +34,8 @@ def download(version: str, into: Path, sha256: str | None) -> Path:
                 "--dest", str(into), "--requirement", str(wanted))  # fmt: skip
     if done.returncode == 0:
         return next(into.glob(f"{SUBMODULE}-*.tar.gz"))  # of 5.23 it is that of 5.23.0
+    if refusal := refused(done.stdout, into):
+        raise refusal
     came = re.search(r"Got\s+([0-9a-f]{64})", done.stdout)
     if came:
         expected = re.search(r"Expected sha256\s+([0-9a-f]{64})", done.stdout)

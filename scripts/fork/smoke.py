@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fork.develop import TESTS, equip
 from fork.env import locate
+from fork.errors import ForkError
 from fork.git import Git
 from fork.header import read_header
-from fork.prove import Outcome, run_pytest, unpack, worst
+from fork.prove import Outcome, read_outcomes, run_pytest, unpack
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,17 @@ class Smoke:
 
 
 def compare(root: Path, git: Git, old: str, new: str, tests: Sequence[str], scratch: Path) -> Smoke:
-    """Run the tests on both commits, with the research environment, which must be there."""
-    python = locate(root).python
+    """Run the tests on both commits, with the research environment, which must be there; it gets what they need."""
+    environment = locate(root)
+    equip(root, environment, TESTS)
     outcomes = []
     for name, commit in (("old", old), ("new", new)):
         print(f"smoke test of the {name} release: {len(tests)} tests ...", flush=True)
         tree = scratch / name
         unpack(git, commit, tree)
-        report = run_pytest(root, python, tests, tree, scratch)[0]
+        report, said = run_pytest(root, environment.python, tests, tree, scratch)
+        if not report.exists():
+            raise ForkError(f"pytest did not come to an end. It said:\n{said}", next="make test")
         outcomes.append(read_outcomes(report, tests))
     return Smoke(*outcomes)
 
@@ -42,17 +46,3 @@ def proofs(git: Git, commits: Mapping[str, str]) -> list[str]:
     """The tests that these patches name, once each."""
     headers = [read_header(git, name, git.out("log", "-1", "--format=%B", commit)) for name, commit in commits.items()]
     return list(dict.fromkeys(proof for header in headers for proof in header.proofs))
-
-
-def read_outcomes(report: Path, tests: Sequence[str]) -> dict[str, Outcome]:
-    """The outcome of each test by its node id; of one with parameters, the worst of its cases."""
-    cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
-    found = {}
-    for test in tests:
-        file, *scopes = test.split("::")
-        place = ".".join([file.removesuffix(".py").replace("/", "."), *scopes[:-1]])
-        name = scopes[-1]
-        mine = [case for case in cases if case.get("classname") == place
-                and (case.get("name") == name or str(case.get("name")).startswith(f"{name}["))]  # fmt: skip
-        found[test] = worst(mine)
-    return found

@@ -13,12 +13,12 @@ from fork import series
 from fork.checkout import Checkout
 from fork.consistency import Checks, checks_of
 from fork.develop import DECIDED, THREADS, ready
-from fork.difference import Cases, Comparison
+from fork.difference import Cases, Change, Comparison
 from fork.env import Environment
 from fork.errors import ForkError
 from fork.git import LOCATION, Git
 from fork.inventory import take
-from fork.junit import read_cases
+from fork.junit import Case, read_cases
 from fork.pins import Pin
 from fork.pip import clean_environment
 from fork.project import Project
@@ -29,6 +29,8 @@ from fork.upstream import chosen_pin
 
 # What pytest ends with when it ran the tests: none failed, some failed.
 RAN = (0, 1)
+# How often what failed anew has to pass before it counts as unsteady.
+AGAIN = 3
 # The caller's variables that can change how a test ends.
 TELLING = ("HF_", "RUN_", "TORCH", "TRANSFORMERS_")
 
@@ -53,12 +55,20 @@ class Selection:
         """What the tests import."""
         return "requirements-upstream.txt" if self.driver else "requirements-upstream-git.txt"
 
-    def arguments(self, tree: Path) -> list[str]:
-        """Paths and options. In an sdist upstream's tests are driven by ours; a git checkout has them all."""
-        if self.driver is None:
-            return [f"--rootdir={tree}", *self.words, *(suite for suite in SUITES if (tree / suite).exists())]
+    def arguments(self, tree: Path, tests: Sequence[str] = ()) -> list[str]:
+        """Options and paths, or certain tests by their node ids.
+
+        In an sdist upstream's tests are driven by ours; a git checkout has them all.
+        """
         root = self.root(tree)
-        return ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}", *self.words, str(self.driver)]
+        if self.driver is None:
+            return [
+                f"--rootdir={root}",
+                *self.words,
+                *(tests or (suite for suite in SUITES if (tree / suite).exists())),
+            ]
+        paths = [f"{root / test}" for test in tests] or [str(self.driver)]
+        return ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}", *self.words, *paths]
 
     def root(self, tree: Path) -> Path:
         """The folder from which node ids count."""
@@ -82,16 +92,16 @@ class Runner:
     jobs: int
     scratch: Path
 
-    def run(self, commit: str, name: str, report: Path) -> None:
-        """Write the JUnit report of the tests on a commit."""
+    def run(self, commit: str, name: str, report: Path, tests: Sequence[str] = ()) -> None:
+        """Write the JUnit report of the tests, all or certain ones, on a commit."""
         tree = self.tree(commit, name)
         unfinished = report.with_suffix(".tmp")
-        print(f"== upstream's tests on {name}", flush=True)
+        print(f"== upstream's tests on {name}{f', {len(tests)} of them' if tests else ''}", flush=True)
         parallel = ["--numprocesses", str(self.jobs), "--dist", "worksteal"] if self.jobs > 1 else []
         status = subprocess.run(
             [self.environment.python, "-m", "pytest", "-q", "-p", "tree_guard", "-p", "no:cacheprovider",
-             "--disable-warnings", "-o", "junit_family=xunit1", f"--junitxml={unfinished}",
-             *parallel, *self.selection.arguments(tree)],
+             "--disable-warnings", "-o", "log_cli=false", "-o", "junit_family=xunit1", f"--junitxml={unfinished}",
+             *parallel, *self.selection.arguments(tree, tests)],
             cwd=tree, env=self.variables(tree), stdin=subprocess.DEVNULL,
         ).returncode  # fmt: skip
         if status not in RAN:
@@ -139,6 +149,7 @@ def test_upstream(root: Path, source: Source, upstream: str, jobs: int, words: S
         patched = reports / "patched.xml"
         runner.run(state.applied, "patched", patched)
         before, after = (read_cases(file, selection.root(scratch / "patched")) for file in (known, patched))
+        after = run_again(runner, state.applied, before, after)
         if selection.driver is None and not words:  # words choose among the tests
             checks = checks_of(root, checkout.git, state.base, state.applied, environment.python)
             held, holds = consistency(runner, checks, state.base)
@@ -170,6 +181,23 @@ def baseline_key(runner: Runner, base: str) -> str:
     told = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(TELLING))
     lines = [base, *runner.selection.key(), *installed, *map(str, sorted(inventory.markers.items())), *told]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def run_again(runner: Runner, applied: str, before: Cases, after: Cases) -> dict[str, Case]:
+    """What failed anew is run some more: upstream has tests that fail now and then, of processes above all.
+
+    What passes each time is told as unsteady; what fails again is a failure.
+    """
+    root, report = runner.selection.root(runner.scratch / "patched"), runner.scratch / "again.xml"
+    failed = [each.test for each in Comparison("", before, after).differences if each.change is Change.NEW_FAILURE]
+    passing = [test for test in failed if (root / test.partition("::")[0]).is_file()]
+    for _ in range(AGAIN):
+        if passing:
+            runner.run(applied, "patched", report, passing)
+            again = read_cases(report, root)
+            passing = [test for test in passing if again.get(test, after[test]).outcome is Outcome.PASSED]
+    said = f"failed once, then passed {AGAIN} times; it had said: "
+    return {**after, **{test: Case(Outcome.PASSED, said + after[test].said, unsteady=True) for test in passing}}
 
 
 def consistency(runner: Runner, checks: Checks, base: str) -> tuple[Cases, Cases]:

@@ -15,7 +15,7 @@ from fork.checkout import Checkout
 from fork.derive import ABSENT, Series, derive, diff
 from fork.errors import ForkError
 from fork.git import Git
-from fork.header import read_header
+from fork.header import read_header, require_proofs
 from fork.landing import parse, write_record
 from fork.pins import Pin, all_pins, default_pin, gitlink
 from fork.project import Project
@@ -34,6 +34,7 @@ GENERATED = "This file was automatically generated from"
 class Pristine:
     """One pin's recipe, applied to its pristine source."""
 
+    root: Path
     git: Git
     pin: Pin
     recipe: Recipe
@@ -65,7 +66,7 @@ def _verify_pin(git: Git, root: Path, pin: Pin, scratch: Path) -> list[str]:
     def check_applies(root: Path) -> str:
         base = known_base(git, pin, Source.AUTO) or fetch_base(git, root, pin, Source.AUTO, scratch)
         recipe = read_recipe(root, pin)
-        made.append(Pristine(git, pin, recipe, derive(git, base, recipe, scratch), scratch))
+        made.append(Pristine(root, git, pin, recipe, derive(git, base, recipe, scratch), scratch))
         return f"{len(recipe.patches)} patches on {base}: tree {git.tree(made[0].series.tip)}"
 
     failures = _run(f"{pin.tag} applies", root, check_applies)
@@ -117,7 +118,8 @@ def _setting(file: Path, section: str, key: str) -> str:
 def check_headers(made: Pristine) -> str:
     """Each patch says what, why, its upstream status and its proof."""
     for name, commit in made.series.patches.items():
-        read_header(made.git, name, made.git.out("log", "-1", "--format=%B", commit))
+        header = read_header(made.git, name, made.git.out("log", "-1", "--format=%B", commit))
+        require_proofs(made.root, name, header)
     return "subject, reason, Upstream-Status and Proved-By in each"
 
 

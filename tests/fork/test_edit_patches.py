@@ -82,7 +82,14 @@ def test_the_users_editor_writes_the_message(tiny: Tiny, tmp_path: Path, monkeyp
     editor.write_text('#!/bin/sh\ncp "$1" "$0.draft"\nsed -i -e "1iScale by two\\n\\nWhy not." "$1"\n')
     editor.chmod(0o755)
     monkeypatch.setenv("GIT_EDITOR", f"'{editor}'")
-    tiny.ok("new-patch")
+    before = patches(tiny)
+    said = tiny.fails("new-patch")  # the draft's own Proved-By
+    assert "Proved-By: tests/models/test_.py::test_, which is nowhere" in said
+    assert "next:  mend the message in .fork/MESSAGE, then make new-patch MESSAGE=.fork/MESSAGE" in said
+    assert patches(tiny) == before
+    written = tiny.root / ".fork" / "MESSAGE"
+    written.write_text(written.read_text().replace("tests/models/test_.py::test_", "tests/test_proof.py::test_mask"))
+    tiny.ok("new-patch", "--message", str(written))
     draft = Path(f"{editor}.draft").read_text()
     assert "Proved-By: " in draft
     assert f"# {MASKING}" in draft.replace("#  ", "# ")

@@ -59,17 +59,25 @@ def line(text: str) -> int:
     ],
 )
 def test_the_scope_of_a_line_is_the_innermost(text: str, scope: str) -> None:
-    assert scopes(SOURCE, {line(text)}) == [scope]
+    assert scopes(SOURCE, {line(text)}, "a.py") == [scope]
 
 
 def test_a_change_can_lie_in_more_than_one_scope() -> None:
-    assert scopes(SOURCE, {line("size"), line("return Model")}) == ["Model", "after"]
-    assert scopes(None, {1}) == []
+    assert scopes(SOURCE, {line("size"), line("return Model")}, "a.py") == ["Model", "after"]
+    assert scopes(None, {1}, "a.py") == []
 
 
 def test_names_of_every_kind_of_binding_are_found() -> None:
     names = loaded_names(SOURCE, set(range(1, SOURCE.count("\n") + 1)), "model.py")
     assert {"x", "y", "z", "range", "inner", "problem", "found", "os", "kwargs", "total", "Model"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("@property", ["property"]), ("except", ["ValueError"]), ("raise", ["problem"]), ("return found", ["found"])],
+)
+def test_a_line_loads_what_stands_on_it(text: str, names: list[str]) -> None:
+    assert loaded_names(SOURCE, {line(text)}, "model.py") == names
 
 
 @pytest.mark.parametrize("name", ["input_embeds", "size", "inner", "nowhere"])

@@ -53,6 +53,12 @@ DIFFERING = dedent(
         def test_new_failure(self):
             self.assertFalse(patched, "it is patched")
 
+        def test_unsteady(self):
+            failed = Path(__file__).with_name("failed")
+            if patched and not failed.exists():
+                failed.touch()
+                self.fail("once")
+
         def test_new_failure_in_a_part(self):
             with self.subTest(part=1):
                 self.assertFalse(patched)
@@ -99,18 +105,21 @@ def test_only_differences_are_told_losses_fail_and_the_pin_is_tested_once(driven
         "- new failure: model_tests.py::Test::test_new_failure_in_a_part",
         "- missing: model_tests.py::test_missing[2]",
         "- no longer runs: model_tests.py::Test::test_skipped",
+        "- unsteady: model_tests.py::Test::test_unsteady",
         "- fixed: model_tests.py::Test::test_fixed",
     ]
+    assert "failed once, then passed 3 times; it had said: AssertionError: once" in page
     assert "it is patched" in page
-    assert "| the pin | 6 | 2 | 1 |\n| with the patches | 3 | 3 | 2 |" in page
+    assert "| the pin | 7 | 2 | 1 |\n| with the patches | 4 | 3 | 2 |" in page
     assert page.endswith(
         "itself\n\n- `model_tests.py::Test::test_fixed`\n- `model_tests.py::Test::test_same_failure`\n"
     )
     junit = ElementTree.parse(driven.root / ".fork" / "upstream" / "patched.xml")
-    assert len({case.get("name") for case in junit.iter("testcase")}) == 8
+    assert len({case.get("name") for case in junit.iter("testcase")}) == 9
 
     again = driven.main("test-upstream", "--jobs", "1", "--source", "sdist")
-    assert again.err == first.err
+    assert "4 of upstream's tests are lost" in again.err
+    assert "unsteady" not in again.out
     assert "known from before" in again.out
     assert "upstream's tests on pin" not in again.out
 

@@ -11,7 +11,9 @@ import pytest
 from test_series import HOOKS, MASKING, commit_edit, files
 from tiny_upstream import Tiny, git
 
+from fork import series
 from fork.env import Environment, Origin
+from fork.source import Source
 
 
 def test_verify_has_a_line_for_each_check(tiny: Tiny) -> None:
@@ -90,8 +92,12 @@ def test_verify_takes_every_pin(tiny: Tiny) -> None:
 @pytest.fixture
 def research(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """The interpreter of these tests as the research environment: it has pytest."""
-    environment = Environment(Path(sys.prefix), Origin.NAMED)
-    monkeypatch.setattr("fork.prove.locate", lambda root: environment)
+
+    def ready(root: Path, source: Source, upstream: str) -> Environment:
+        series.apply(root, source, upstream)
+        return Environment(Path(sys.prefix), Origin.NAMED)
+
+    monkeypatch.setattr("fork.prove.ready_for_tests", ready)
     return tiny
 
 
@@ -125,6 +131,16 @@ def test_prove_takes_nothing_but_a_failure_for_a_proof(research: Tiny, test: str
     assert "NOT PROVED" in result.out
     assert outcome in result.out.split("NOT PROVED")[0].splitlines()[-1]
     assert "test_mask" in result.err
+
+
+def test_a_proof_that_is_not_there_does_not_keep_the_others_from_theirs(research: Tiny) -> None:
+    file = research.root / "tests" / "test_proof.py"
+    file.write_text(file.read_text().replace("def test_mask", "def test_gone"))
+    result = research.main("prove")
+    rows = [line for line in result.out.splitlines() if "PROVED" in line.upper() and "test_" in line]
+    assert ["missing" in row and "NOT PROVED" in row for row in rows] == [True, False]
+    assert "0001-" in result.err
+    assert "0002-" not in result.err
 
 
 def test_prove_says_when_a_patch_cannot_be_dropped_alone(research: Tiny) -> None:
