@@ -59,6 +59,11 @@ class CacheMemory:
                 setattr(cache, _NAME, memory)
         return memory
 
+    def learn(self, tokens: Tensor | None, past: int) -> None:
+        """Take the caller's word for the tokens of `past` slots that others have filled."""
+        if not _covers(self.tokens, past):
+            self.tokens = tokens
+
     def go_on(self, tokens: Tensor | None, position_ids: Tensor | None, past: int) -> None:
         """Remember what a forward says of its tokens, behind `past` slots."""
         self.position_ids = position_ids_so_far(self.position_ids, position_ids, past)

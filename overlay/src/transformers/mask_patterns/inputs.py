@@ -88,11 +88,19 @@ class PromptRows:
         counts: real tokens per row, int64 `(batch,)`.
         slots: per row, padding included.
         copies: rows, one behind the other, that each row of the caller's batch became: beams, returned sequences.
+        tokens: int64 `(rows, slots)`, where all of them are known.
+        guessed: the token that upstream took for padding wherever it stood, as the caller did not say which is.
     """
 
     counts: Tensor
     slots: int
     copies: int
+    tokens: Tensor | None = None
+    guessed: int | None = None
+
+    def tokens_of(self, begin: int, end: int) -> Tensor | None:
+        """The tokens in these slots, if they are known."""
+        return None if self.tokens is None or end > self.slots else self.tokens[:, begin:end]
 
     def repeated(self, name: str, data: Tensor) -> Tensor:
         """Data for the rows of the caller's batch, with a line for every row that they became."""
@@ -242,6 +250,10 @@ class Rows:
         return data.expand(self.layout.batch, -1)
 
     def marked(self, token: int) -> PerToken | None:
+        if self.prompt is not None and self.prompt.guessed == token:
+            expected = f"a mask that says which {token} are padding, as the pattern looks for that token"
+            remedy = "Pass the tokenizer's, or torch.ones_like(input_ids) where none is."
+            raise bad_argument("attention_mask", f"nothing, and pad_token_id={token}", expected, remedy)
         self.looked_for.add(token)
         tokens = self.per_token("input_ids")
         return None if tokens is None else tokens.equal_to(token)
