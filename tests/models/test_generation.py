@@ -204,6 +204,21 @@ def test_data_for_other_rows_than_the_callers_is_refused(bound: bool, ids: Tenso
         make_model().generate(ids[:1], max_new_tokens=2, num_beams=2, pad_token_id=0, **call)
 
 
+def test_what_was_generated_keeps_its_document_when_a_cache_goes_on() -> None:
+    model, cache, pattern = tiny_model(), DynamicCache(), Causal() & Document()
+    first = generate(model, IDS, REAL, mask_pattern=pattern, mask_inputs={"document_ids": OWN}, past_key_values=cache)
+    ids = torch.cat([first.sequences, torch.tensor([[9, 3], [4, 4]])], dim=1)
+    call = {"mask_pattern": pattern, "past_key_values": cache}
+    gone_on = torch.cat([OWN, torch.ones(2, 8).long(), torch.full((2, 2), 2)], dim=1)
+    other = gone_on.index_fill(1, torch.tensor([12]), 2)  # in the cache it is as part of document 1
+    mask = torch.cat([REAL, REAL.new_ones(2, 10)], dim=1)
+    with pytest.raises(ValueError, match="`document_ids`: got other data for tokens in the cache"):
+        generate(model, ids, mask, mask_inputs={"document_ids": other}, **call)
+    out = generate(model, ids, mask, mask_inputs={"document_ids": gone_on}, **call)
+    gone_on = torch.cat([gone_on, torch.full((2, 8), 2)], dim=1)
+    close(step_logits(out, 19), whole_logits(model, out.sequences, mask, mask_pattern=Causal() & Document(gone_on)))
+
+
 DOCUMENTS = FROM_TOKENS["documents"]
 COPIES: list[dict[str, Any]] = [
     {"do_sample": False},
