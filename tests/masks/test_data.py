@@ -95,10 +95,10 @@ LATER = torch.cat([PROMPT, torch.ones(2, 2, dtype=torch.bool)], dim=1)
 )  # fmt: skip
 def test_new_tokens_go_on(pattern: Pattern, name: str, prompt: list[list[int]], whole: list[list[int]]) -> None:
     """Documents and segments with the last token's; gist and global tokens there are no more."""
-    at_prefill: dict[str, list[Tensor]] = {}
-    pattern.bind(Rows(Layout.of(2, 4, real=PROMPT), {name: torch.tensor(prompt)}, at_prefill))
+    before: dict[str, list[Tensor]] = {}
+    pattern.bind(Rows(Layout.of(2, 4, real=PROMPT), {name: torch.tensor(prompt)}, before))
     layout = Layout.of(2, 1, real=LATER, q_offset=5)
-    gone_on = pattern.bind(Rows(layout, {name: torch.tensor(prompt)}, at_prefill))
+    gone_on = pattern.bind(Rows(layout, {name: torch.tensor(prompt)}, before))
     known = pattern.bind(Rows(layout, {name: torch.tensor(whole)}))
     assert torch.equal(visible_grid(gone_on, layout), visible_grid(known, layout))
     with pytest.raises(ValueError, match=rf"`{name}`: got shape \(2, 4\); expected shape \(2, 6\)"):
@@ -106,11 +106,11 @@ def test_new_tokens_go_on(pattern: Pattern, name: str, prompt: list[list[int]], 
 
 
 def test_data_derived_from_tokens_is_not_made_longer() -> None:
-    at_prefill: dict[str, list[Tensor]] = {}
+    before: dict[str, list[Tensor]] = {}
     tokens = torch.tensor([[5, 9, 5, 5], [5, 5, 9, 5]])
-    Gist(token=9).bind(Rows(Layout.of(2, 4), {"input_ids": tokens}, at_prefill))
+    Gist(token=9).bind(Rows(Layout.of(2, 4), {"input_ids": tokens}, before))
     with pytest.raises(ValueError, match=r"`input_ids`: got shape \(2, 4\); expected shape \(2, 6\)"):
-        Gist(token=9).bind(Rows(Layout.of(2, 2, q_offset=4), {"input_ids": tokens}, at_prefill))
+        Gist(token=9).bind(Rows(Layout.of(2, 2, q_offset=4), {"input_ids": tokens}, before))
 
 
 IDS = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]])
@@ -225,10 +225,19 @@ def test_beyond_many_intervals_there_are_no_ranges_and_the_meaning_stays(pattern
 
 @pytest.mark.parametrize(("pattern", "name"), [(Document(), "document_ids"), (SharedPrefix(), "segment_ids")])
 def test_data_of_cached_tokens_stays_what_it_was(pattern: Pattern, name: str) -> None:
-    at_prefill: dict[str, list[Tensor]] = {}
-    pattern.bind(Rows(Layout.of(2, 4, real=PROMPT), {name: IDS}, at_prefill))
-    later, layout = torch.cat([IDS, IDS[:, -2:]], dim=1), Layout.of(2, 1, real=LATER, q_offset=5)
-    pattern.bind(Rows(layout, {name: later}, at_prefill))
-    pattern.bind(Rows(layout, {name: later.where(LATER, 7)}, at_prefill))  # at padding it means nothing
+    before: dict[str, list[Tensor]] = {}
+    layout, prompt = Layout.of(2, 1, real=LATER, q_offset=5), torch.cat([IDS, IDS[:, -1:]], dim=1)
+
+    def bind(ids: Tensor, new: int) -> None:
+        pattern.bind(Rows(layout, {name: torch.cat([ids, torch.full((2, new), 1)], dim=1)}, before))
+
+    pattern.bind(Rows(Layout.of(2, 4, real=PROMPT), {name: IDS}, before))
+    for wrong in (1 - prompt, torch.cat([IDS, torch.full((2, 1), 7)], dim=1)):  # the token since went on as the last
+        with pytest.raises(ValueError, match=f"`{name}`: got other data for tokens in the cache"):
+            bind(wrong, 1)
+    bind(prompt, 1)
+    bind(prompt.where(LATER[:, :5], 7), 1)  # at padding it means nothing
+    layout = Layout.of(2, 1, real=torch.cat([LATER, LATER[:, -1:]], dim=1), q_offset=6)
     with pytest.raises(ValueError, match=f"`{name}`: got other data for tokens in the cache"):
-        pattern.bind(Rows(layout, {name: torch.cat([1 - IDS, IDS[:, -2:]], dim=1)}, at_prefill))
+        bind(torch.cat([prompt, torch.full((2, 1), 7)], dim=1), 1)
+    bind(prompt, 2)

@@ -211,9 +211,3 @@ def test_a_generated_separator_that_makes_another_task_is_refused() -> None:
     call = {"max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": None, "sequence_bias": {(SEPARATOR,): 50.0}}
     with pytest.raises(UnsupportedMaskError, match="the new tokens change whether position"):
         model.generate(ids, attention_mask=torch.ones_like(ids), mask_pattern=pattern, **call)
-
-
-def test_embeddings_do_not_say_their_tokens() -> None:
-    model, ids = make_model(), torch.tensor([[6, 5, 7, 8]])
-    with pytest.raises(ValueError, match=UNKNOWN):
-        model.generate(inputs_embeds=model.model.embed_tokens(ids), max_new_tokens=3, mask_pattern=PATTERN)

@@ -167,6 +167,11 @@ REFUSED += [
         "Nothing reads it here",
     ),
     ("exported", f"{GENERATE}_batch([[3, 4]])", "continuous batching"),
+    (
+        "exported",
+        f"{GENERATE}(ids, mask_pattern='causal & document(separator=1)', pad_token_id=1)",
+        "expected a mask that says which 1 are padding",
+    ),
 ]
 LOADED = [
     ("exported", "pipeline('text-generation', model=folder, trust_remote_code=True)", "TextGenerationPipeline"),

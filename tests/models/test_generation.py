@@ -202,3 +202,75 @@ def test_data_for_other_rows_than_the_callers_is_refused(bound: bool, ids: Tenso
     call |= {} if bound else {"mask_inputs": {"document_ids": documents}}
     with pytest.raises(ValueError, match="`document_ids`: got data for 2 rows; expected data for the 1 rows"):
         make_model().generate(ids[:1], max_new_tokens=2, num_beams=2, pad_token_id=0, **call)
+
+
+def test_what_was_generated_keeps_its_document_when_a_cache_goes_on() -> None:
+    model, cache, pattern = tiny_model(), DynamicCache(), Causal() & Document()
+    first = generate(model, IDS, REAL, mask_pattern=pattern, mask_inputs={"document_ids": OWN}, past_key_values=cache)
+    ids = torch.cat([first.sequences, torch.tensor([[9, 3], [4, 4]])], dim=1)
+    call = {"mask_pattern": pattern, "past_key_values": cache}
+    gone_on = torch.cat([OWN, torch.ones(2, 8).long(), torch.full((2, 2), 2)], dim=1)
+    other = gone_on.index_fill(1, torch.tensor([12]), 2)  # in the cache it is as part of document 1
+    mask = torch.cat([REAL, REAL.new_ones(2, 10)], dim=1)
+    with pytest.raises(ValueError, match="`document_ids`: got other data for tokens in the cache"):
+        generate(model, ids, mask, mask_inputs={"document_ids": other}, **call)
+    out = generate(model, ids, mask, mask_inputs={"document_ids": gone_on}, **call)
+    gone_on = torch.cat([gone_on, torch.full((2, 8), 2)], dim=1)
+    close(step_logits(out, 19), whole_logits(model, out.sequences, mask, mask_pattern=Causal() & Document(gone_on)))
+
+
+DOCUMENTS = FROM_TOKENS["documents"]
+COPIES: list[dict[str, Any]] = [
+    {"do_sample": False},
+    {"num_beams": 3, "num_return_sequences": 2},
+    {"do_sample": True, "num_return_sequences": 3},
+]
+
+
+@pytest.mark.parametrize("way", COPIES, ids=str)
+def test_embeddings_go_with_their_tokens(way: dict[str, Any]) -> None:
+    model = tiny_model()
+    call = {"mask_pattern": DOCUMENTS, "sequence_bias": {(SEPARATOR,): 3.0}, **way}
+    embeds = {"inputs_embeds": model.get_input_embeddings()(IDS)}
+    with pytest.raises(ValueError, match="`input_ids`: got nothing"):
+        model.generate(**embeds, attention_mask=REAL, max_new_tokens=2, **call)
+    out = generate(model, None, REAL, **embeds, mask_inputs={"input_ids": IDS}, **call)
+    assert (out.sequences[:, :-1] == SEPARATOR).any()
+    whole = torch.cat([IDS.repeat_interleave(len(out.sequences) // 2, dim=0), out.sequences], dim=1)
+    close(step_logits(out, 0), whole_logits(model, whole, REAL, mask_pattern=DOCUMENTS))
+    beside = generate(model, IDS, REAL, **embeds, **call)
+    assert torch.equal(beside.sequences[:, -8:], out.sequences)
+
+
+@pytest.mark.parametrize("way", COPIES, ids=str)
+def test_a_cache_filled_without_a_pattern_goes_on_with_the_tokens_of_the_prompt(way: dict[str, Any]) -> None:
+    model, copies = tiny_model(num_hidden_layers=1), max(way.get("num_beams", 1), way.get("num_return_sequences", 1))
+    places = (REAL.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache()
+    with torch.no_grad():  # keys of a single layer do not depend on its mask
+        model(IDS[:, :6], attention_mask=REAL[:, :6], position_ids=places[:, :6], past_key_values=cache)
+    cache.batch_repeat_interleave(copies)
+    call = {"mask_pattern": DOCUMENTS, "sequence_bias": {(SEPARATOR,): 3.0}, **way}
+    out = generate(model, IDS, REAL, past_key_values=cache, **call)
+    assert (out.sequences[:, 9:-1] == SEPARATOR).any()
+    close(step_logits(out, 9), whole_logits(model, out.sequences, REAL, mask_pattern=DOCUMENTS))
+
+
+def test_padding_is_not_guessed_from_a_token_that_the_pattern_looks_for() -> None:
+    """Upstream takes every `pad_token_id` for padding where no mask comes: separators would be gone."""
+    model, ids = tiny_model(), torch.tensor([[6, 7, 5, 8, 9, 5, 3]])
+    call: dict[str, Any] = {"pad_token_id": SEPARATOR, "max_new_tokens": 3, "do_sample": False, "mask_pattern": DOCUMENTS}
+    refused = "`attention_mask`: got nothing, and pad_token_id=5; expected a mask that says which 5 are padding"
+    with pytest.raises(ValueError, match=refused):
+        model.generate(ids, **call)
+    for other in ({"eos_token_id": SEPARATOR}, {"pad_token_id": 0}, {"attention_mask": torch.ones_like(ids)}):
+        out = generate(model, ids, other.pop("attention_mask", None), **(call | other))
+        new = out.sequences.shape[1] - ids.shape[1]
+        want = whole_logits(model, out.sequences, torch.ones_like(ids), mask_pattern=DOCUMENTS)
+        close(step_logits(out, 7), want[:, :new])
+    padded = torch.tensor([[5, 5, 6, 7, 8, 9, 3], [8, 9, 6, 7, 8, 9, 3]])
+    real = (padded != SEPARATOR).long()
+    window = {"mask_pattern": SlidingWindow(3)}
+    assert torch.equal(
+        model.generate(padded, **(call | window)), model.generate(padded, attention_mask=real, **(call | window))
+    )

@@ -70,6 +70,11 @@ class CacheMemory:
         """Integers `(batch or 1, slots)`, if they are known, and each forward's go on by one or start again at 0."""
         return None if self.places is None or not self.places.goes_on() else self.places.all()
 
+    def learn(self, tokens: Tensor | None, past: int) -> None:
+        """Take the caller's word for the tokens of `past` slots that others have filled."""
+        if self.ids is None or self.ids.slots < past:
+            self.ids = SoFar.joined(None, tokens, 0)
+
     def go_on(self, tokens: Tensor | None, position_ids: Tensor | None, past: int) -> None:
         """Remember what a forward says of its tokens, behind `past` slots."""
         self.places = SoFar.joined(self.places, position_ids, past)

@@ -171,6 +171,9 @@ class Forward:
         slots = past + self.embeds.shape[1]
         real = None if mask is None else real_tokens(mask, len(self.embeds), slots, kv_length).to(self.embeds.device)
         memory = CacheMemory.of(self.cache, past)
+        if prompt_rows is not None:
+            memory.learn(prompt_rows.tokens_of(0, past), past)
+            input_ids = prompt_rows.tokens_of(past, slots) if input_ids is None else input_ids
         memory.go_on(input_ids, position_ids, past)
         known = {"input_ids": memory.tokens, "position_ids": memory.position_ids}
         data = {**{name: tensor for name, tensor in known.items() if tensor is not None}, **inputs}

@@ -20,6 +20,7 @@ from .takers import TAKERS, takes_masks
 # The arguments in which `generate()` hands each forward a `PromptRows` and a `PromptMask`.
 PROMPT_ROWS = "prompt_rows"
 PROMPT_MASK = "prompt_mask"
+_GUESSED = "guessed_mask"  # stays in the arguments between two hooks of ours
 _OURS = ("mask_pattern", "mask_inputs")
 
 
@@ -91,18 +92,30 @@ def tell_prompt(model: Any, arguments: MutableMapping[str, Any], input_ids: Tens
         put_prompt(arguments, input_ids, batch)
     else:
         arguments.pop(PROMPT_ROWS, None)
+        arguments.pop(_GUESSED, None)
 
 
 def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int) -> None:
     """`tell_prompt` of a model that takes masks; where the prompt is known already, as to an assistant, it stays."""
-    mask = arguments.get("attention_mask")
+    is_guessed, mask = arguments.pop(_GUESSED, False), arguments.get("attention_mask")
     mask = input_ids.new_ones(input_ids.shape) if mask is None else mask
-    if PROMPT_ROWS not in arguments and mask.ndim == 2:
-        arguments[PROMPT_ROWS] = PromptRows(mask.bool().sum(-1), mask.shape[1], len(input_ids) // batch)
+    if PROMPT_ROWS in arguments or mask.ndim != 2:
+        return
+    real, tokens = mask.bool(), input_ids if input_ids.shape == mask.shape else None
+    padding = tokens[~real] if is_guessed and tokens is not None else ()
+    guessed = int(padding[0]) if len(padding) else None
+    arguments[PROMPT_ROWS] = PromptRows(real.sum(-1), mask.shape[1], len(input_ids) // batch, tokens, guessed)
+
+
+def tell_guessed(arguments: MutableMapping[str, Any]) -> None:
+    """Note that the caller says no `attention_mask`, so that upstream takes every `pad_token_id` for padding."""
+    arguments[_GUESSED] = True
 
 
 def take_prompt_mask(model: Any, inputs: Tensor, arguments: MutableMapping[str, Any]) -> None:
     """Turn a 3D or 4D `attention_mask` of `generate()` into a `PromptMask` and the 2D mask that upstream can extend.
+
+    Where there is none, note that.
 
     Args:
         inputs: the prompt, `(batch, length)`, or its embeddings.
@@ -111,8 +124,10 @@ def take_prompt_mask(model: Any, inputs: Tensor, arguments: MutableMapping[str, 
     Raises:
         ValueError: as `whole_mask`.
     """
-    mask = arguments.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim not in (3, 4) or not takes_masks(type(model.base_model)):
+    mask, is_ours = arguments.get("attention_mask"), takes_masks(type(model.base_model))
+    if mask is None and is_ours:
+        tell_guessed(arguments)
+    if not isinstance(mask, Tensor) or mask.ndim not in (3, 4) or not is_ours:
         return
     cache = arguments.get("past_key_values")
     past = 0 if cache is None else int(cache.get_seq_length())

@@ -242,6 +242,21 @@ def _for_every_row(inputs: Mapping[str, Tensor], rows: PromptRows | None) -> Map
     return {name: rows.repeated(name, data) if isinstance(data, Tensor) else data for name, data in inputs.items()}
 
 
+def _with_tokens(
+    inputs: Mapping[str, Tensor], rows: PromptRows | None
+) -> tuple[Mapping[str, Tensor], PromptRows | None]:
+    """In `generate()`, the tokens of a prompt that came as embeddings: those to come are known, and go on behind."""
+    tokens = inputs.get("input_ids")
+    if rows is None or not isinstance(tokens, Tensor) or tokens.is_floating_point():
+        return inputs, rows
+    if tokens.shape[1:] != (rows.slots,) or len(tokens) not in (1, len(rows.counts)):
+        return inputs, rows
+    tokens = tokens.to(rows.counts.device, torch.int64)
+    if rows.tokens is not None and not torch.equal(rows.tokens, tokens.expand_as(rows.tokens)):
+        return inputs, rows
+    return {name: data for name, data in inputs.items() if name != "input_ids"}, replace(rows, tokens=tokens)
+
+
 def _said(
     model: Any, input_ids: Tensor | None, attention_mask: Any, kwargs: MutableMapping[str, Any]
 ) -> tuple[Masks | Own, Mapping[str, Tensor], PromptRows | None]:
@@ -260,7 +275,7 @@ def _said(
             rows = replace(rows, copies=1)  # it has seen all rows
     if given is None:
         given = configured(model)
-    return NATIVE if given is None else parse_masks(given), inputs, rows
+    return NATIVE if given is None else parse_masks(given), *_with_tokens(inputs, rows)
 
 
 def _is_packed(attention_mask: Tensor | None, position_ids: Tensor | None, kwargs: Mapping[str, Any]) -> bool:

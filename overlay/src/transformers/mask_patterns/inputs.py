@@ -88,11 +88,19 @@ class PromptRows:
         counts: real tokens per row, int64 `(batch,)`.
         slots: per row, padding included.
         copies: rows, one behind the other, that each row of the caller's batch became: beams, returned sequences.
+        tokens: int64 `(rows, slots)`, where all of them are known.
+        guessed: the token that upstream took for padding wherever it stood, as the caller did not say which is.
     """
 
     counts: Tensor
     slots: int
     copies: int
+    tokens: Tensor | None = None
+    guessed: int | None = None
+
+    def tokens_of(self, begin: int, end: int) -> Tensor | None:
+        """The tokens in these slots, if they are known."""
+        return None if self.tokens is None or end > self.slots else self.tokens[:, begin:end]
 
     def repeated(self, name: str, data: Tensor) -> Tensor:
         """Data for the rows of the caller's batch, with a line for every row that they became."""
@@ -161,8 +169,8 @@ class Rows:
         inputs: `mask_inputs` of the call: `document_ids`, `segment_ids`, `gist_mask`, `global_attention_mask` and
             `input_ids`, integers `(batch, slots)`; `position_ids`, integers `(batch, slots)`; `prefix_lengths` and
             `tree_prefix`, integers `(batch,)`; `tree_parents`, integers `(batch, nodes)`.
-        at_prefill: per-token data seen in earlier forwards of the same cache. Only such data may be shorter than the
-            row by now: new tokens then go on as the last one. Data of the wrong size is never stretched.
+        seen: per-token data of earlier forwards of the same cache. Only such data may be shorter than the row by
+            now: new tokens then go on as the last one. Data of the wrong size is never stretched.
         read: names of `inputs` that a pattern has asked for.
         looked_for: tokens that a pattern has asked for.
         later: slots that per-token data may cover beyond those of the layout, and that are not looked at.
@@ -172,7 +180,7 @@ class Rows:
 
     layout: Layout
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
-    at_prefill: dict[str, list[Tensor]] = field(default_factory=dict)
+    seen: dict[str, list[Tensor]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     looked_for: set[int] = field(default_factory=set)
     later: int = 0
@@ -208,7 +216,11 @@ class Rows:
             self.layout, positions=self.layout.positions[:, :past], q_offset=0, kv_offset=0, kv_length=past, held=None
         )
         later = self.layout.q_length
-        return Rows(known, self.inputs, {**self.at_prefill}, later=later, prompt=self.prompt)
+        return Rows(known, self.inputs, self.copy_of_seen(), later=later, prompt=self.prompt)
+
+    def copy_of_seen(self) -> dict[str, list[Tensor]]:
+        """What was seen, for rows that are looked at beside those of the cache."""
+        return {name: [*data] for name, data in self.seen.items()}
 
     def require_all_read(self, pattern: object) -> None:
         """Refuse data that no part of the pattern has read: misspelled, or meant for a pattern that is not there.
@@ -242,6 +254,10 @@ class Rows:
         return data.expand(self.layout.batch, -1)
 
     def marked(self, token: int) -> PerToken | None:
+        if self.prompt is not None and self.prompt.guessed == token:
+            expected = f"a mask that says which {token} are padding, as the pattern looks for that token"
+            remedy = "Pass the tokenizer's, or torch.ones_like(input_ids) where none is."
+            raise bad_argument("attention_mask", f"nothing, and pad_token_id={token}", expected, remedy)
         self.looked_for.add(token)
         tokens = self.per_token("input_ids")
         return None if tokens is None else tokens.equal_to(token)
@@ -263,13 +279,7 @@ class Rows:
             expected = f"shape ({self.layout.batch}, {slots})"
             remedy = "It covers everything so far, cached tokens and padding too, as attention_mask does."
             raise bad_argument(name, f"shape {tuple(data.shape)}", expected, remedy)
-        if self.layout.q_offset == 0:
-            self.at_prefill.setdefault(name, []).append(
-                data.clone()
-            )  # what the caller later writes into it was not seen
-        elif not self._agrees(name, data):
-            got, expected = "other data for tokens in the cache", "what it was when they came"
-            raise bad_argument(name, got, expected, "Pass use_cache=False, or begin with an empty cache.")
+        self._remember(name, data)
         return PerToken.of(self.layout.by_position(data), self.counts)
 
     def _find(self, name: str, own: Tensor | None) -> Tensor | None:
@@ -291,17 +301,34 @@ class Rows:
     def _is_known(self, name: str, data: Tensor) -> bool:
         if self.prompt is not None and data.shape[1] == self.prompt.slots:
             return True
-        return any(data.shape == seen.shape and torch.equal(data, seen) for seen in self.at_prefill.get(name, ()))
+        return any(data.shape == seen.shape and torch.equal(data, seen) for seen in self.seen.get(name, ()))
 
-    def _agrees(self, name: str, data: Tensor) -> bool:
-        """Whether data says of cached tokens what it said when they came, as far as that is known."""
-        seen = self.at_prefill.get(name, ())
-        return not seen or any(self._is_continued(before, data) for before in seen)
+    def _remember(self, name: str, data: Tensor) -> None:
+        """Note what is said of tokens that stay in the cache, or refuse what contradicts it, as far as that is known.
 
-    def _is_continued(self, before: Tensor, data: Tensor) -> bool:
-        slots = min(before.shape[1], self.layout.q_offset)
+        What the caller later writes into the data was not seen.
+        """
+        seen = self.seen.get(name, [])
+        if self.layout.q_offset == 0:
+            if not any(torch.equal(before, data) for before in seen):
+                self.seen[name] = [*seen, data.clone()]
+            return
+        agreeing = [i for i, before in enumerate(seen) if self._is_continued(name, before, data)]
+        if seen and not agreeing:
+            got, expected = "other data for tokens in the cache", "what it was when they came"
+            raise bad_argument(name, got, expected, "Pass use_cache=False, or begin with an empty cache.")
+        for i in agreeing:
+            seen[i] = data.clone()
+
+    def _is_continued(self, name: str, before: Tensor, data: Tensor) -> bool:
+        past = self.layout.q_offset
+        positions = self.layout.positions[:, :past]
+        if before.shape[1] < past and name in PER_TOKEN:  # what came since went on by the rule
+            gone_on = self._go_on(name, before)
+            before = gone_on.gather(1, positions.clamp(min=0).expand(len(gone_on), -1))
+        slots = min(before.shape[1], past)
         differs = before[:, :slots] != data[:, :slots]
-        return not bool((differs & (self.layout.positions[:, :slots] >= 0)).any())
+        return not bool((differs & (positions[:, :slots] >= 0)).any())
 
     def _go_on(self, name: str, data: Tensor) -> Tensor:
         """Data of the prompt, by position, with the last token's value, or 0, for all tokens since."""

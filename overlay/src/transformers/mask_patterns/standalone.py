@@ -25,7 +25,14 @@ from .config import ConfigPattern, for_file
 from .errors import UnsupportedMaskError, bad_argument
 from .flash_kernels import FLASH_NAMES
 from .forward import Backend
-from .generation import PROMPT_ROWS, check_continuous_batching, check_generation_config, is_whole, put_prompt
+from .generation import (
+    PROMPT_ROWS,
+    check_continuous_batching,
+    check_generation_config,
+    is_whole,
+    put_prompt,
+    tell_guessed,
+)
 from .hooks import masks
 
 
@@ -119,6 +126,12 @@ class MaskedHead:
         ours = ("mask_pattern", "mask_inputs", PROMPT_ROWS)
         known = {name: value for name, value in model_kwargs.items() if name not in ours}
         super()._validate_model_kwargs(known)  # type: ignore[misc]
+
+    def _prepare_attention_mask_for_generation(self, inputs: Tensor, settings: Any, model_kwargs: Any) -> Tensor:
+        """Upstream's guess of what is padding, and a note that it is one."""
+        tell_guessed(model_kwargs)
+        guess: Tensor = super()._prepare_attention_mask_for_generation(inputs, settings, model_kwargs)  # type: ignore[misc]
+        return guess
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any

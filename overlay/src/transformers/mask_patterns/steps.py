@@ -214,7 +214,7 @@ def _with_later_tokens(rows: Rows) -> Rows:
         ids = inputs["position_ids"]
         steps = torch.arange(1, AHEAD + 1, device=ids.device)
         inputs["position_ids"] = torch.cat([ids, ids[:, -1:] + steps], dim=1)
-    return Rows(later, inputs, rows.at_prefill, prompt=rows.prompt)
+    return Rows(later, inputs, rows.copy_of_seen(), prompt=rows.prompt)
 
 
 def _answer(mask: LayerMask, rows: Rows, slots: int) -> Answer | None:
