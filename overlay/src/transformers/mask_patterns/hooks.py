@@ -43,7 +43,7 @@ from .refusals import (
 )
 from .takers import check_config, computes_with_its_mask, takes_masks
 from .training import LeakWatch, loss_function
-from .upstream import given_embeds, hook_eager
+from .upstream import given_embeds, hook_eager, made_cache, unmade_embeds
 
 
 __all__ = [
@@ -58,6 +58,8 @@ __all__ = [
     "mask_function",
     "mask_preparation",
     "masks",
+    "masks_first",
+    "only",
     "take_prompt_mask",
     "tell_prompt",
 ]
@@ -127,6 +129,31 @@ def masks(
     return dict.fromkeys(forward.layer_types, lowered)
 
 
+def masks_first(
+    model: Any,
+    attention_mask: Any,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    position_ids: Tensor | None,
+    past_key_values: Any,
+    use_cache: bool | None,
+    kwargs: MutableMapping[str, Any],
+) -> tuple[Any, Any]:
+    """`masks` in the first line of a forward, and the cache, which upstream would make some lines later.
+
+    Before transformers 4.53 the forward of Qwen2 and Qwen3 is generated from Llama's: they have no other line of their
+    own in it.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        return attention_mask, past_key_values  # upstream says what is wrong
+    embeds = unmade_embeds(model, input_ids) if inputs_embeds is None else inputs_embeds
+    cache = made_cache(model, use_cache) if past_key_values is None else past_key_values
+    if position_ids is None:
+        past = 0 if cache is None else cache.get_seq_length()
+        position_ids = (torch.arange(embeds.shape[1], device=embeds.device) + past)[None]
+    return masks(model, attention_mask, input_ids, embeds, position_ids, cache, kwargs), cache
+
+
 def _are_ready(attention_mask: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether `mask_preparation` has made all masks of this forward, beside which nothing else may be said."""
     given = attention_mask.values() if isinstance(attention_mask, Mapping) else ()
@@ -164,13 +191,14 @@ def mask_preparation(
     if not takes_masks(type(base)):
         return function
 
-    def ours(attention_mask: Any, position_ids: Any, past_key_values: Any, **given: Any) -> Any:
+    def ours(attention_mask: Any, past_key_values: Any, **given: Any) -> Any:
         tokens, embeds = inputs.get("input_ids"), given_embeds(given).to(base.device)
-        return masks(base, attention_mask, tokens, embeds, position_ids, past_key_values, kwargs, fixed=True)
+        positions = given.get("position_ids", inputs.get("position_ids"))
+        return masks(base, attention_mask, tokens, embeds, positions, past_key_values, kwargs, fixed=True)
 
-    def upstreams(**given: Any) -> Any:
-        made = function(**given)
-        return made if isinstance(made, Mapping) or made is given["attention_mask"] else {"full_attention": made}
+    def upstreams(attention_mask: Any, **given: Any) -> Any:
+        made = function(attention_mask=attention_mask, **given)
+        return made if isinstance(made, Mapping) or made is attention_mask else {"full_attention": made}
 
     return ours if PROMPT_MASK in kwargs or has_pattern(model, kwargs.get("mask_pattern")) else upstreams
 
@@ -208,12 +236,12 @@ def mask_function(
     def asked(*, attention_mask: Any, **given: Any) -> Any:
         positions, cache = given["position_ids"], given["past_key_values"]
         found = masks(model, attention_mask, input_ids, given_embeds(given), positions, cache, kwargs)
-        return _only(found) if isinstance(found, Mapping) else function(attention_mask=found, **given)
+        return only(found) if isinstance(found, Mapping) else function(attention_mask=found, **given)
 
     return asked
 
 
-def _only(masks: Mapping[str, Any]) -> Any:
+def only(masks: Mapping[str, Any]) -> Any:
     """The one mask of all layers."""
     first, *others = masks.values()
     if any(other is not first for other in others):

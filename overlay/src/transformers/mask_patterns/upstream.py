@@ -24,8 +24,24 @@ _EMBEDS = ("inputs_embeds", "input_embeds")
 
 def given_embeds(arguments: Mapping[str, Any]) -> Tensor:
     """The embeddings `(batch, queries, any)` among the arguments of upstream's `create_causal_mask`."""
-    embeds: Tensor = next(arguments[name] for name in _EMBEDS if name in arguments)
+    embeds: Tensor | None = next((arguments[name] for name in _EMBEDS if name in arguments), None)
+    if embeds is None:  # before transformers 4.53 it is told their sizes
+        sizes = arguments["batch_size"], arguments["sequence_length"], 0
+        return torch.empty(sizes, dtype=arguments["dtype"], device=arguments["device"])
     return embeds if embeds.ndim == 3 else embeds[..., None]  # before transformers 5 generate() leaves the last out
+
+
+def unmade_embeds(model: Any, input_ids: Tensor) -> Tensor:
+    """What stands for the embeddings of these tokens before they are made: `(batch, queries, 0)`, of their dtype."""
+    return torch.empty((*input_ids.shape, 0), dtype=model.dtype, device=input_ids.device)
+
+
+def made_cache(model: Any, use_cache: bool | None) -> Any:
+    """The cache that a forward without one makes, or None, as before transformers 4.53."""
+    from ..cache_utils import DynamicCache
+
+    is_wanted = model.config.use_cache if use_cache is None else use_cache
+    return DynamicCache() if is_wanted and not (model.gradient_checkpointing and model.training) else None
 
 
 def own_mask(kind: str, config: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Any) -> Any:
