@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_models import EXPERTS, EXPORTS, make_model
+from releases import EXPORTS
+from small_models import EXPERTS, make_model
 from torch import Tensor
 
 from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM

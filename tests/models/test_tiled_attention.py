@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import make_model
+from small_models import make_model, static_cache
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
 from transformers.mask_patterns import (
     Causal,
     Chunked,
@@ -110,7 +110,7 @@ def test_chunks_behind_a_cache(kind: str, long_ids: Tensor, tiled: Calls) -> Non
     ours, eager = both()
     cache: Any = {
         "dynamic": DynamicCache(),
-        "static": StaticCache(config=ours.config, max_cache_len=2 * LENGTH),
+        "static": static_cache(ours.config, 2 * LENGTH),
         "masked": MaskedCache(),
     }[kind]
     chunks = torch.cat([long_ids, long_ids], dim=1).split([500, 1700], dim=1)

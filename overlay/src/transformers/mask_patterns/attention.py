@@ -269,7 +269,7 @@ class FlexMask:
         scores = len(q) * q.shape[1] * q.shape[2] * k.shape[2]
         small = q.device.type == "cpu" and (scores < _WORTH_COMPILING or self.bias is not None)
         if small and not torch.compiler.is_compiling():
-            with _STANCE, torch.compiler.set_stance("force_eager"):
+            with _STANCE, _uncompiled():
                 return function(module, q, k, v, self.blocks, **kwargs)
         try:
             return function(module, q, k, v, self.blocks, **kwargs)
@@ -310,6 +310,17 @@ class FlashMask:
         k, v = packed_states(k, packed.keys), packed_states(v, packed.keys)
         output, weights = function(module, packed_states(q, packed.queries), k, v, None, **kwargs)
         return packed.unpacked(output, len(q), q.shape[2]), weights
+
+
+def _uncompiled() -> Any:
+    """A context in which torch compiles nothing."""
+    try:
+        return torch.compiler.set_stance("force_eager")
+    except RuntimeError as error:
+        raise UnsupportedMaskError(
+            "flex_attention: in this release of transformers a compiled model cannot leave it uncompiled, and torch "
+            "does not compile it on a CPU. Switch with model.set_attn_implementation('sdpa'), or do not compile."
+        ) from error
 
 
 def _check_takes_bias(function: AttentionFunction) -> None:

@@ -64,10 +64,15 @@ class Forward:
         fixed: whether the shapes of masks must not change from token to token.
     """
 
-    config: Any
+    model: Any
     embeds: Tensor
     cache: Any
     fixed: bool = False
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
 
     @property
     def layer_types(self) -> set[str]:
@@ -280,7 +285,7 @@ class Forward:
 
     def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
         """Upstream's own mask for a layer of this type."""
-        return Native(own_mask(kind, self.config, self.embeds, mask, self.cache, position_ids))
+        return Native(own_mask(kind, self.model, self.embeds, mask, self.cache, position_ids))
 
     def _lower_whole(self, mask: WholeMask, batch: int, backend: Backend) -> LoweredMask:
         if backend is Backend.EAGER:

@@ -96,9 +96,7 @@ def tell_prompt(
         arguments.pop(PROMPT_ROWS, None)
 
 
-def put_prompt(
-    arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int, copies_to_come: int = 1
-) -> None:
+def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int, copies_to_come: int = 1) -> None:
     """`tell_prompt` of a model that takes masks; where the prompt is known already, as to an assistant, it stays."""
     mask = arguments.get("attention_mask")
     mask = input_ids.new_ones(input_ids.shape) if mask is None else mask

@@ -53,6 +53,7 @@ __all__ = [
     "check_continuous_batching",
     "check_generation_config",
     "check_pipeline",
+    "check_router",
     "hook_eager",
     "loss_function",
     "mask_function",
@@ -101,7 +102,7 @@ def masks(
     of_call = kwargs.get("mask_pattern") is not None
     said, inputs, rows = _said(model, input_ids, attention_mask, kwargs)
     check_keywords(kwargs)
-    forward = Forward(model.config, inputs_embeds, past_key_values, fixed or torch.compiler.is_compiling())
+    forward = Forward(model, inputs_embeds, past_key_values, fixed or torch.compiler.is_compiling())
     if forward.is_step and prompt_mask is None and said is not NATIVE and not model.training:
         known = forward.next_token(said, attention_mask, input_ids, position_ids, inputs, rows)
         if known is not None:
@@ -144,7 +145,7 @@ def masks_first(
     Before transformers 4.53 the forward of Qwen2 and Qwen3 is generated from Llama's: they have no other line of their
     own in it.
     """
-    if (input_ids is None) == (inputs_embeds is None):
+    if (input_ids is None) == (inputs_embeds is None) or isinstance(past_key_values, tuple | list):
         return attention_mask, past_key_values  # upstream says what is wrong
     embeds = unmade_embeds(model, input_ids) if inputs_embeds is None else inputs_embeds
     cache = made_cache(model, use_cache) if past_key_values is None else past_key_values
@@ -170,7 +171,7 @@ def _is_ours(forward: Forward, attention_mask: Any, kwargs: Mapping[str, Any]) -
     check_prepared(attention_mask, forward.config)
     if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
         return False
-    check_router(attention_mask, kwargs)
+    check_router(attention_mask, kwargs.get("output_router_logits"))
     return True
 
 

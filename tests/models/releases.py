@@ -1,0 +1,110 @@
+"""What the release of transformers under test does, by its features, and the tests of what it does not do.
+
+This is the one place that says so: a test listed here is left out with its reason, where the release lacks what it is
+about. What the library refuses there instead, `test_older_releases` tests.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from inspect import signature
+
+import torch
+
+from transformers import Qwen3Config, cache_utils
+from transformers.generation.utils import GenerationMixin
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.models.qwen2_moe import modeling_qwen2_moe
+from transformers.utils import generic
+
+
+QWEN2_MOE_TAKES_MASKS = not hasattr(modeling_qwen2_moe, "QWEN2MOE_ATTENTION_CLASSES")
+EXPORTS = hasattr(generic, "merge_with_config_defaults")
+FLEX_TAKES_A_BIAS = "position_bias" in signature(flex_attention_forward).parameters
+GOES_ON_FROM_NEW_TOKENS = not hasattr(GenerationMixin, "_get_initial_cache_position")  # else from all tokens only
+COPIES_KEYS_PER_HEAD = not EXPORTS  # SDPA with a mask: other sums than ours
+MAKES_MASKS_IN_ONE_PLACE = find_spec("transformers.masking_utils") is not None
+CACHES_HAVE_LAYERS = hasattr(cache_utils, "DynamicLayer")
+CHUNKS_KNOW_POSITIONS = EXPORTS
+FLOAT32 = {"dtype" if hasattr(Qwen3Config(), "dtype") else "torch_dtype": torch.float32}  # to load a model
+CONTINUOUS_BATCHING = find_spec("transformers.generation.continuous_batching") is not None
+
+
+def left_out() -> dict[str, str]:
+    """Which tests this release is not up to, whole files or node ids with `*` in them, and why."""
+    found: dict[str, str] = {}
+
+    def without(feature: object, reason: str, *tests: str) -> None:
+        if not feature:
+            found.update(dict.fromkeys(tests, reason))
+
+    without(
+        EXPORTS,
+        "exported code, and the page of decoding, are for transformers 5",
+        "test_export.py::test_stock*",
+        "test_export.py::test_models_of_two_folders*",
+        "test_export.py::test_what_cannot_be_exported*",
+        "test_generation_product.py",
+    )
+    without(
+        FLEX_TAKES_A_BIAS,
+        "before transformers 5 flex_attention takes no floating mask: test_prompt_masks sees it refused",
+        "test_mask_inputs.py::test_a_bias*flex*",
+    )
+    without(
+        CHUNKS_KNOW_POSITIONS,
+        "before transformers 5, generate() numbers padded rows by slots where it reads in chunks, or reads in none",
+        "test_generation.py::*in chunks*",
+        "test_methods_in_generation.py::*in chunks*",
+        "test_prompt_masks.py::*chunks*",
+    )
+    without(
+        MAKES_MASKS_IN_ONE_PLACE,
+        "before transformers 4.53 heads for classification take no arguments that they do not name",
+        "test_calls.py::test_other_heads*",
+    )
+    without(
+        MAKES_MASKS_IN_ONE_PLACE,
+        "before transformers 4.53 Qwen3-MoE has no static cache, and 'native' is refused beside a config's pattern",
+        "*static*qwen3_moe*",
+        "*qwen3_moe*static*",
+        "test_calls.py::test_generate_obeys_the_config*qwen3_moe*",
+        "test_calls.py::test_a_call_with_upstreams_mask*qwen3_moe*",
+    )
+    without(
+        MAKES_MASKS_IN_ONE_PLACE,
+        "before transformers 4.53 flex_attention runs on a CPU only where we make its mask, and in no compiled model",
+        "test_calls.py::test_a_compiled_model_obeys*flex*",
+        "test_mask_inputs.py::test_no_mask*flex*",
+        "test_mask_inputs.py::test_a_2d_mask*flex*",
+    )
+    without(find_spec("transformers.models.doge"), "this release has no Doge", "test_experts.py::test_doge*")
+    without(
+        find_spec("transformers.models.smollm3"),
+        "this release has no model generated from Qwen2",
+        "test_calls.py::test_models_generated_from_qwen2*",
+    )
+    without(
+        MAKES_MASKS_IN_ONE_PLACE,
+        "before transformers 4.53 each model makes its masks, by no functions that could be compared",
+        "test_upstream_masks.py",
+    )
+    without(
+        CONTINUOUS_BATCHING,
+        "this release has no continuous batching",
+        "test_continuous_batching.py",
+        "test_generation_settings.py::test_continuous_batching*",
+    )
+    without(
+        CACHES_HAVE_LAYERS,
+        "before transformers 4.54 caches have no layers: a DynamicCache keeps every key, a MaskedCache is refused",
+        "test_caches_elsewhere.py",
+        "test_masked_cache.py",
+        "test_cache_memory.py",
+        "test_*.py::*masked*",
+        "test_prompt_masks.py::test_keys_that_a_sliding_cache*",
+        "test_experts.py::test_a_cache_of_windows_lacks*",
+        "test_patterns.py::test_a_cache_that_dropped_visible_keys_is_refused",
+        "test_patterns.py::test_a_cache_that_holds_other_keys_than_it_announced_is_refused*",
+    )
+    return found
