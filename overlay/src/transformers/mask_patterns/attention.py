@@ -269,8 +269,8 @@ class FlexMask:
         scores = len(q) * q.shape[1] * q.shape[2] * k.shape[2]
         small = q.device.type == "cpu" and (scores < _WORTH_COMPILING or self.bias is not None)
         if small and not torch.compiler.is_compiling():
-            with _STANCE, _uncompiled():
-                return function(module, q, k, v, self.blocks, **kwargs)
+            output: AttentionOutput = _uncompiled(function, module, q, k, v, self.blocks, **kwargs)
+            return output
         try:
             return function(module, q, k, v, self.blocks, **kwargs)
         except Exception as error:
@@ -312,15 +312,11 @@ class FlashMask:
         return packed.unpacked(output, len(q), q.shape[2]), weights
 
 
-def _uncompiled() -> Any:
-    """A context in which torch compiles nothing."""
-    try:
-        return torch.compiler.set_stance("force_eager")
-    except RuntimeError as error:
-        raise UnsupportedMaskError(
-            "flex_attention: in this release of transformers a compiled model cannot leave it uncompiled, and torch "
-            "does not compile it on a CPU. Switch with model.set_attn_implementation('sdpa'), or do not compile."
-        ) from error
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionOutput:
+    """What a function returns where torch compiles nothing of it, nor of what calls it."""
+    with _STANCE, torch.compiler.set_stance("force_eager"):
+        return function(*args, **kwargs)
 
 
 def _check_takes_bias(function: AttentionFunction) -> None:

@@ -29,7 +29,7 @@ from .attention import (
 from .caches import CacheMemory, check_cache
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import WholeMask, real_tokens, whole_mask
-from .flash_kernels import FLASH_NAMES, has_windows
+from .flash_kernels import has_windows, takes_patterns
 from .inputs import PromptRows, Rows
 from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
 from .library import Causal
@@ -170,7 +170,7 @@ class Forward:
         watch: LeakWatch | None,
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
-        is_flash = self.config._attn_implementation in FLASH_NAMES
+        is_flash = takes_patterns(self.config._attn_implementation)
         backend = None if is_flash else self.backend(f"mask_pattern={str(said)!r}")
         past, _, kv_length, _ = self._geometry(0)
         slots = past + self.embeds.shape[1]
