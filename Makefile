@@ -6,6 +6,7 @@
 #   WHEELHOUSE=dir       take every package from this folder, never from the network
 #   MODEL=id-or-path     the model of `make demo`
 #   JOBS=4               processes of `make test-upstream`
+#   PART=2/12            what `make test-pins` runs: the 2nd of 12 parts, which cover all files on all pins
 #   TO=5.23.0            the release that `make rebase` goes to
 #   N=3 MESSAGE=file     the patch that is edited or dropped, and its message
 #   ARGS="..."           further options: of pytest in `make test`, of the tool in the others
@@ -19,7 +20,7 @@ SOURCED = $(if $(SOURCE),--source "$(SOURCE)") $(if $(UPSTREAM),--upstream "$(UP
 .NOTPARALLEL:
 .PHONY: help install uninstall apply export status verify prove branch wheel changes clean
 .PHONY: new-patch edit-patch drop-patch rebase rebase-continue rebase-abort
-.PHONY: test test-upstream lint demo bench
+.PHONY: test test-pins test-upstream lint demo bench
 
 help: ## list the targets
 	@sed -n 's/^#  /  /p; s/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 22
@@ -77,6 +78,9 @@ clean: ## remove what is derived, keep what you edited
 
 test: ## install, then run the tests (ARGS="-k sink")
 	$(TOOL) test $(SOURCED) -- $(ARGS)
+
+test-pins: ## our tests on the other releases, each in a clone of its own (PART=2/12 UPSTREAM= SOURCE=)
+	$(TOOL) test-pins $(SOURCED) $(if $(PART),--part "$(PART)") -- $(ARGS)
 
 test-upstream: ## upstream's tests on the pin and patched: what differs (JOBS= ARGS="-k tp")
 	$(TOOL) test-upstream $(SOURCED) $(if $(JOBS),--jobs "$(JOBS)") -- $(ARGS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from fork import branch as branch_module
 from fork import changes as changes_module
 from fork import clean as clean_module
-from fork import develop, edit, series, upstream_tests
+from fork import develop, edit, pin_tests, series, upstream_tests
 from fork import export as export_module
 from fork import install as install_module
 from fork import prove as prove_module
@@ -192,6 +192,17 @@ def test_upstream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=develop.workers(), help="processes (default: one a core)")
 
 
+def test_pins(root: Path, arguments: argparse.Namespace) -> None:
+    """The `test-pins` command."""
+    pin_tests.test_pins(root, arguments.source, arguments.upstream, arguments.part, arguments.words)
+
+
+def test_pins_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `test` takes, and `--part`."""
+    test_arguments(parser)
+    parser.add_argument("--part", default="", metavar="K/N", help="only this part (default: all)")
+
+
 def bench(root: Path, arguments: argparse.Namespace) -> None:
     """The `bench` command."""
     develop.bench(root, arguments.source, arguments.upstream, arguments.words)
@@ -223,6 +234,7 @@ COMMANDS = (
     Command("install", "into the research environment, editable", install, source_argument),
     Command("uninstall", "put the stock release back", uninstall),
     Command("test", "install, then pytest", test, test_arguments, alone=False),
+    Command("test-pins", "pytest on the other pins", test_pins, test_pins_arguments, alone=False),
     Command("test-upstream", "upstream's tests, on the pin and patched", test_upstream, test_upstream_arguments),
     Command("lint", "ruff and mypy", lint, source_argument, alone=False),
     Command("demo", "install, then the demo", demo, demo_arguments, alone=False),

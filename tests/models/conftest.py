@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import subprocess
 import tarfile
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
+from releases import left_out
 from small_models import TREE
 
 import transformers
 
 
 torch.set_num_threads(1)
+LEFT_OUT = left_out()
+
+
+class LeftOut(pytest.Module):
+    """A file of tests for something that this release does not have, and that it cannot even import."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        pytest.skip(LEFT_OUT[self.path.name], allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Do not import what is left out as a whole."""
+    return LeftOut.from_parent(parent, path=module_path) if module_path.name in LEFT_OUT else None
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Skip what the release under test is not up to."""
+    for item in items:
+        name = f"{item.path.name}::{item.name}"
+        for tests, reason in LEFT_OUT.items():
+            if fnmatchcase(name, tests):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_configure() -> None:

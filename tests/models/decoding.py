@@ -17,10 +17,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from small_models import make_model
+from small_models import make_model, static_cache
 from torch import Tensor
 
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
 from transformers.cache_utils import Cache, QuantizedLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 
@@ -176,11 +176,11 @@ def new_cache(keys: Keys, model: Any, length: int) -> Any:
         case Keys.DYNAMIC | Keys.SLIDING:
             return DynamicCache(config=config)
         case Keys.STATIC | Keys.SLIDING_STATIC:
-            return StaticCache(config=config, max_cache_len=length)
+            return static_cache(config, length)
         case Keys.OFFLOADED:
             return DynamicCache(config=config, offloading=True)
         case Keys.OFFLOADED_STATIC:
-            return StaticCache(config=config, max_cache_len=length, offloading=True)
+            return static_cache(config, length, offloading=True)
         case Keys.QUANTIZED:
             return Cache(layers=[RoundedLayer(residual_length=2) for _ in range(config.num_hidden_layers)])
     from transformers.mask_patterns import MaskedCache

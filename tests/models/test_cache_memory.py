@@ -12,10 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import make_model
+from small_models import make_model, static_cache
 from torch import Tensor
 
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
 from transformers.mask_patterns import Causal, Document, ParallelContext, Pattern, PrefixLM, UnsupportedMaskError
 
 
@@ -81,7 +81,7 @@ def test_other_caches_are_followed_too(kind: str) -> None:
     sliding: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
     model = make_model(**(sliding if kind == "sliding" else {}))
     pattern = Document(separator=SEPARATOR) & Pattern.parse("sliding_window(3)")
-    static = StaticCache(config=model.config, max_cache_len=16)
+    static = static_cache(model.config, 16)
     cache = static if kind == "static" else DynamicCache(config=model.config)
     rows = [[6, 5, 7, 8], [9, 6, 5, 5]]
     close(forward(model, rows, cache, pattern), whole(model, rows, pattern))

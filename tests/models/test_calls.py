@@ -16,8 +16,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2ForSequenceClassification,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
 )
 from transformers.mask_patterns import (
     Bidirectional,
@@ -114,7 +112,8 @@ def test_other_heads_and_the_base_model_take_a_pattern(ids: Tensor) -> None:
 def test_models_generated_from_qwen2_take_a_pattern(ids: Tensor) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64, "pad_token_id": 0}
     torch.manual_seed(0)
-    model = SmolLM3ForCausalLM(SmolLM3Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+    config = AutoConfig.for_model("smollm3", **sizes, num_attention_heads=4, num_key_value_heads=2)
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         got = model(ids, mask_pattern=Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1])) & Causal()).logits
         alone = model(ids[:, 4:]).logits  # the second document, which plain causal attention would not keep apart

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import make_model
+from small_models import make_model, static_cache
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from transformers import CompileConfig, StaticCache
+from transformers import CompileConfig
 from transformers.mask_patterns import (
     Causal,
     Document,
@@ -124,7 +124,7 @@ def test_it_does_behind_a_whole_mask(graphs: Callable[[], int]) -> None:
 def tokens_by(step: Callable[[Any, Tensor, Tensor], Tensor], model: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """The logits of each token behind a prompt in a static cache, and those of one whole forward."""
     ids = torch.randint(3, 64, (2, 9 + NEW), generator=torch.Generator().manual_seed(2))
-    cache = StaticCache(config=model.config, max_cache_len=32)
+    cache = static_cache(model.config, 32)
     with torch.no_grad():
         want = model(ids, mask_pattern=WINDOW, use_cache=False).logits
         model(ids[:, :9], mask_pattern=WINDOW, past_key_values=cache)
@@ -170,7 +170,7 @@ def test_a_loop_of_your_own_without(graphs: Callable[[], int]) -> None:
 
 def test_masks_made_ahead_go_with_no_other_pattern() -> None:
     model = make_model()
-    cache = StaticCache(config=model.config, max_cache_len=16)
+    cache = static_cache(model.config, 16)
     call: dict[str, Any] = {"past_key_values": cache, "attention_mask": REAL, "mask_pattern": WINDOW}
     ready = model.prepare_inputs_for_generation(IDS, **call)
     with pytest.raises(UnsupportedMaskError, match="masks prepared ahead"):

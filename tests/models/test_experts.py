@@ -7,10 +7,10 @@ from typing import Any
 import plain_reference
 import pytest
 import torch
-from small_models import BACKENDS, EXPERTS, make_model
+from small_models import BACKENDS, EXPERTS, make_model, static_cache
 from torch import Tensor
 
-from transformers import AutoConfig, AutoModelForCausalLM, StaticCache
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.mask_patterns import Causal, Document, Sink, SlidingWindow, UnsupportedMaskError, hooks
 
 
@@ -55,6 +55,13 @@ def test_a_pattern_replaces_the_window_of_every_layer(family: str, backend: str,
     causal = torch.ones(9, 9, dtype=torch.bool).tril()
     with torch.no_grad():
         close(model(ids, mask_pattern=Causal(), use_cache=False).logits, expected(model, ids, causal))
+
+
+@every_family
+@every_backend
+def test_a_cache_of_windows_lacks_what_another_pattern_shows(family: str, backend: str, ids: Tensor) -> None:
+    model = make_model(family, attn_implementation=backend, **WINDOW)
+    with torch.no_grad():
         cache = model(ids[:, :6], mask_pattern=SlidingWindow(2), use_cache=True).past_key_values
         with pytest.raises(UnsupportedMaskError, match="shows keys that the cache has dropped"):
             model(ids[:, 6:], past_key_values=cache, mask_pattern=STREAMING)
@@ -83,7 +90,7 @@ def test_plain_causal_flash_attention_does_not_stand_for_a_window(ids: Tensor) -
 @every_backend
 def test_a_callers_4d_mask_over_a_static_cache_is_not_taken_for_a_prepared_one(backend: str, ids: Tensor) -> None:
     model = make_model("qwen3_moe", attn_implementation=backend)
-    cache = StaticCache(config=model.config, max_cache_len=16)
+    cache = static_cache(model.config, 16)
     everything = torch.ones(2, 1, 9, 16, dtype=torch.bool)  # slots too that are not filled
     with torch.no_grad():
         got = model(ids, attention_mask=everything, past_key_values=cache).logits
@@ -108,7 +115,7 @@ def test_two_masks_for_layers_that_share_one_are_refused(ids: Tensor) -> None:
 def test_the_loss_that_balances_experts_counts_tokens_beside_a_pattern_and_refuses_whole_masks(
     family: str, ids: Tensor
 ) -> None:
-    model = make_model(family)
+    model = make_model(family, mlp_only_layers=[])
     real = torch.ones_like(ids)
     real[1, :3] = 0
     call = {"labels": ids, "output_router_logits": True}
@@ -125,7 +132,7 @@ def test_the_loss_that_balances_experts_counts_tokens_beside_a_pattern_and_refus
 def test_experts_train_under_a_pattern(family: str, ids: Tensor) -> None:
     gradients = []
     for backend in ("eager", "sdpa"):
-        model = make_model(family, attn_implementation=backend).train()
+        model = make_model(family, attn_implementation=backend, mlp_only_layers=[]).train()
         model(ids, labels=ids, mask_pattern=STREAMING, output_router_logits=True).loss.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from run_exported import REAL, backends
-from small_models import DENSE, EXPORTS, TREE, make_model
+from small_models import DENSE, TREE, make_model
 from torch import Tensor
 
 from transformers import (
@@ -33,7 +33,6 @@ from transformers.mask_patterns.config import WARNING, ConfigPattern, for_file
 from transformers.mask_patterns.export import export_for_stock
 
 
-needs_export = pytest.mark.skipif(not EXPORTS, reason="exported code runs on transformers 5")
 SCRIPT = Path(__file__).with_name("run_exported.py")
 TOKENIZER = Path(__file__).resolve().parents[2] / "examples/tiny_qwen3/model"
 SIZES: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -74,7 +73,6 @@ def computed(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.mark.parametrize("family", DENSE)
-@needs_export
 def test_stock_computes_what_the_fork_computes(family: str, computed: Any, ids: Tensor) -> None:
     fork, stock, again = (computed[f"{family}{name}"] for name in ("/fork.pt", "/stock.pt", "_again/fork.pt"))
     assert list(fork) == list(stock) == list(again)
@@ -131,7 +129,6 @@ def together(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.mark.parametrize(
     ("loaded", "says"), [("one", "one"), ("other", "other"), ("instance", "other"), ("subclass", "other")]
 )
-@needs_export
 def test_models_of_two_folders_and_their_subclasses_say_their_own_masks(
     loaded: str, says: str, backend: str, together: dict[str, Tensor]
 ) -> None:
@@ -211,7 +208,6 @@ def stock_said(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 @pytest.mark.parametrize(("saved", "load", "reason"), REFUSED)
-@needs_export
 def test_stock_refuses_to_run_another_mask(
     saved: str, load: str, reason: str, stock_said: dict[tuple[str, str], str]
 ) -> None:
@@ -247,7 +243,6 @@ def test_stock_tells_flash_attention_what_the_fork_tells_it(upstream: Path, tmp_
 
 
 @pytest.mark.parametrize(("saved", "load", "kind"), LOADED)
-@needs_export
 def test_stock_takes_an_exported_folder_when_told_to_trust_it(
     saved: str, load: str, kind: str, stock_said: dict[tuple[str, str], str]
 ) -> None:
@@ -305,7 +300,6 @@ def test_a_config_without_layer_types_has_none_when_read_again() -> None:
     assert read.__dict__ == config.__dict__ == {"mask_pattern": "causal"}
 
 
-@needs_export
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     class Mine(Qwen3ForCausalLM):
         pass

@@ -9,10 +9,10 @@ import flash_reference
 import pytest
 import torch
 from flash_reference import Calls
-from small_models import make_model
+from small_models import make_model, static_cache
 from torch import Tensor
 
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
 from transformers.mask_patterns import (
     Bidirectional,
     Causal,
@@ -106,7 +106,7 @@ def test_a_pattern_and_not_the_configs_window(pattern: Any, family: str, ids: Te
 
 def caches(kind: str, model: Any) -> Any:
     if kind == "static":
-        return StaticCache(config=model.config, max_cache_len=12)
+        return static_cache(model.config, 12)
     return {"dynamic": DynamicCache, "masked": MaskedCache}[kind]()
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import GOES_ON_FROM_NEW_TOKENS, make_model, ways
+from releases import GOES_ON_FROM_NEW_TOKENS
+from small_models import make_model, static_cache
 from torch import Tensor
 
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
 from transformers.mask_patterns import (
     Causal,
     Document,
@@ -102,7 +103,7 @@ def close(got: Tensor, want: Tensor) -> None:
 
 
 @every_backend
-@pytest.mark.parametrize("way", ways(WAYS))
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FROM_TOKENS)
 def test_patterns_read_the_tokens_that_were_generated(name: str, way: str, backend: str) -> None:
     model, pattern = tiny_model(attn_implementation=backend), FROM_TOKENS[name]
@@ -121,7 +122,7 @@ def at_full_length(name: str, data: Tensor, copies: int, new: int) -> Tensor:
 
 
 @every_backend
-@pytest.mark.parametrize("way", ways(WAYS))
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", WITH_DATA)
 def test_data_per_row_goes_with_the_row(name: str, way: str, backend: str) -> None:
     model, (pattern, data) = tiny_model(attn_implementation=backend), WITH_DATA[name]
@@ -181,7 +182,7 @@ def test_assisted_decoding_forgets_what_was_not_accepted(name: str, way: str, ba
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_going_on_from_a_returned_cache(kind: str) -> None:
     model, pattern = tiny_model(), FROM_TOKENS["documents"]
-    cache = StaticCache(config=model.config, max_cache_len=40) if kind == "static" else DynamicCache()
+    cache = static_cache(model.config, 40) if kind == "static" else DynamicCache()
     bias = {"do_sample": False, "sequence_bias": {(SEPARATOR,): 3.0}}
     first = generate(model, IDS, REAL, past_key_values=cache, mask_pattern=pattern, **bias)
     for more in ([[9, 3], [4, 4]], [[5, 3], [7, 8]]):  # twice from the same

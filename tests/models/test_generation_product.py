@@ -21,14 +21,13 @@ from generation_cells import LIMITS, Cell, Data, Outcome, difference, is_valid, 
 from generation_page import NEW_TOKENS, PAGE, cell_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import BACKENDS, EXPORTS, FAMILIES
+from small_models import BACKENDS, FAMILIES
 from test_generation import close, generate, step_logits, tiny_model, whole_logits
 
 from transformers import mask_patterns
 from transformers.mask_patterns import Causal, Document, Pattern
 
 
-pytestmark = pytest.mark.skipif(not EXPORTS, reason="the page speaks of transformers 5")
 AXES: list[list[Any]] = [list(BACKENDS), list(FAMILIES), list(Batch), list(Keys), list(Way), list(Data)]
 ON_THE_PAGE = [
     *(cell_of(way, keys, backend=backend) for backend in BACKENDS for way in Way for keys in Keys),

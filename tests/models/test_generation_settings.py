@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from releases import FLOAT32
 from small_models import make_model
 from torch import Tensor
 
@@ -106,7 +107,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
-    return AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(TINY, **FLOAT32)
 
 
 @pytest.mark.parametrize(
@@ -139,5 +140,5 @@ def test_token_healing_heals_under_a_pattern_that_it_can_see(where: str, tiny: A
         with use_mask_pattern(tiny, WINDOW):
             assert torch.equal(tiny.generate(**batch, **heal), want)
     else:
-        model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32, mask_pattern=WINDOW)
+        model = AutoModelForCausalLM.from_pretrained(TINY, **FLOAT32, mask_pattern=WINDOW)
         assert torch.equal(model.generate(**batch, **heal), want)

@@ -8,10 +8,9 @@ from typing import Any
 import plain_reference
 import pytest
 import torch
-from small_models import BACKENDS, DENSE, UPSTREAM_BACKENDS, make_model
+from small_models import BACKENDS, DENSE, UPSTREAM_BACKENDS, make_model, static_cache
 from torch import Tensor
 
-from transformers import StaticCache
 from transformers.mask_patterns import UnsupportedMaskError
 
 
@@ -155,7 +154,7 @@ def test_a_4d_mask_covers_the_cache_too(backend: str, ids: Tensor) -> None:
 @every_backend
 def test_a_4d_mask_cannot_show_slots_that_a_static_cache_has_not_filled(backend: str, ids: Tensor) -> None:
     model = make_model(attn_implementation=backend)
-    cache = StaticCache(config=model.config, max_cache_len=16)
+    cache = static_cache(model.config, 16)
     everything = torch.ones(2, 1, 9, 16, dtype=torch.bool)
     with torch.no_grad():
         got = model(ids, attention_mask=everything, past_key_values=cache).logits

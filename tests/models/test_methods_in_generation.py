@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import make_model, ways
+from small_models import make_model
 from test_generation import IDS, REAL, SEPARATOR, VOCABULARY, close, generate, step_logits, whole_logits
 from torch import Tensor
 
@@ -55,7 +55,7 @@ WAYS: dict[str, tuple[int, dict[str, Any]]] = {  # and how many rows they go wit
 WAYS["assisted by one that says another"][1]["assistant_model"].get_mask_pattern = lambda *_, **__: Sink(2)
 
 
-@pytest.mark.parametrize("way", ways(WAYS))
+@pytest.mark.parametrize("way", WAYS)
 def test_it_sees_the_rows_of_every_step(way: str) -> None:
     rows, call = WAYS[way]
     model, plain = windowed()
@@ -73,7 +73,7 @@ def test_it_sees_the_rows_of_every_step(way: str) -> None:
 COPIES = ("num_beams", "num_return_sequences")
 
 
-@pytest.mark.parametrize("way", ways(["greedy", "static", "in chunks", "beams", "prompt lookup", "assisted"]))
+@pytest.mark.parametrize("way", ["greedy", "static", "in chunks", "beams", "prompt lookup", "assisted"])
 def test_a_pattern_that_it_says_reads_the_tokens_that_were_generated(way: str) -> None:
     rows, call = WAYS[way]
     model, pattern = make_model(vocab_size=VOCABULARY), Causal() & Document(separator=SEPARATOR)

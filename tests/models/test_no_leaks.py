@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import make_model
+from small_models import make_model, static_cache
 from torch import Tensor
 
-from transformers import AutoModelForCausalLM, Qwen3ForCausalLM, StaticCache
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 from transformers.generation.streamers import BaseStreamer
 from transformers.mask_patterns import (
     Causal,
@@ -160,7 +160,7 @@ def test_copies_of_a_subclass_part_ways(ids: Tensor) -> None:
 
 
 CACHES: dict[str, Callable[[Any], Any]] = {  # a DynamicCache keeps its length when it is reset
-    "static": lambda config: StaticCache(config=config, max_cache_len=20),
+    "static": lambda config: static_cache(config, 20),
     "masked": lambda _: MaskedCache(),
 }
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import BACKENDS, DENSE, EXPERTS, make_model
+from small_models import BACKENDS, DENSE, EXPERTS, make_model, static_cache
 from torch import Tensor
 
-from transformers import StaticCache
 from transformers.mask_patterns import (
     Bidirectional,
     Causal,
@@ -25,6 +24,7 @@ from transformers.mask_patterns import (
     UnsupportedMaskError,
     from_function,
 )
+from transformers.mask_patterns.takers import layer_kinds
 
 
 WIDTHS = torch.tensor([1, 2, 4, 9])
@@ -157,7 +157,7 @@ def test_a_cache_changes_nothing(backend: str, name: str, padded: bool, ids: Ten
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
 def test_a_static_cache_changes_nothing(backend: str, ids: Tensor) -> None:
     model, pattern = make_model(attn_implementation=backend), PATTERNS["sink and window"]
-    cache = StaticCache(config=model.config, max_cache_len=16)
+    cache = static_cache(model.config, 16)
     with torch.no_grad():
         parts = [
             model(ids[:, a:b], past_key_values=cache, mask_pattern=pattern).logits for a, b in ((0, 6), (6, 7), (7, 9))
@@ -190,7 +190,7 @@ def test_a_cache_that_dropped_visible_keys_is_refused(ids: Tensor) -> None:
 
 def test_a_pattern_replaces_the_window_of_sliding_layers_too(ids: Tensor) -> None:
     model = make_model(use_sliding_window=True, sliding_window=2, max_window_layers=1)
-    assert set(model.config.layer_types) == {"full_attention", "sliding_attention"}
+    assert set(layer_kinds(model.config)) == {"full_attention", "sliding_attention"}
     with torch.no_grad():
         close(model(ids, mask_pattern=Causal(), use_cache=False).logits, expected(model, ids, Causal()))
 

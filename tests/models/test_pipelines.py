@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from releases import FLOAT32
 from torch import Tensor
 
 from transformers import (
@@ -44,7 +45,7 @@ GREEDY: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False}
 
 
 def load(**settings: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32, **settings)
+    return AutoModelForCausalLM.from_pretrained(TINY, **FLOAT32, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +202,7 @@ def test_a_stream_from_a_thread_has_the_pattern_of_its_call_and_not_that_of_a_bl
 
 def test_a_class_of_a_text_under_a_bidirectional_pattern() -> None:
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(TINY, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(TINY, **FLOAT32)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
 
     def scores(**call: Any) -> list[float]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import BACKENDS, EXPERTS, FLEX_TAKES_A_BIAS, GOES_ON_FROM_NEW_TOKENS, make_model
+from releases import FLEX_TAKES_A_BIAS, GOES_ON_FROM_NEW_TOKENS
+from small_models import BACKENDS, EXPERTS, make_model
 from torch import Tensor
 
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM

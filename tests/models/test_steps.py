@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import make_model
+from small_models import make_model, static_cache
 from torch import Tensor
 
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
 from transformers.mask_patterns import (
     Causal,
     Chunked,
@@ -91,7 +91,7 @@ def test_every_token_sees_what_it_sees_in_a_whole_forward(name: str, kind: str, 
 
 def test_a_static_cache_too() -> None:
     model, pattern = make_model(), PATTERNS["sinks and window"]
-    cache = StaticCache(config=model.config, max_cache_len=40)
+    cache = static_cache(model.config, 40)
     steps = torch.stack(list(decode(model, IDS, torch.ones_like(REAL), pattern, cache)), dim=1)
     close(steps, whole(model, IDS, torch.ones_like(REAL), pattern)[:, PROMPT:])
 
@@ -278,7 +278,7 @@ def test_no_token_is_traced() -> None:
 
 def test_a_token_for_which_a_static_cache_has_no_room() -> None:
     model = make_model()
-    cache = StaticCache(config=model.config, max_cache_len=PROMPT + 2)
+    cache = static_cache(model.config, PROMPT + 2)
     steps = decode(model, IDS, torch.ones_like(REAL), SlidingWindow(3), cache)
     next(steps)
     next(steps)

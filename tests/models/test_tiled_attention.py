@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import make_model
+from small_models import make_model, static_cache
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
 from transformers.mask_patterns import (
     Causal,
     Chunked,
@@ -109,10 +109,10 @@ def test_causal_rows_with_padding(long_ids: Tensor, tiled: Calls) -> None:
 def test_chunks_behind_a_cache(kind: str, long_ids: Tensor, tiled: Calls) -> None:
     ours, eager = both()
     cache: Any = {
-        "dynamic": DynamicCache(),
-        "static": StaticCache(config=ours.config, max_cache_len=2 * LENGTH),
-        "masked": MaskedCache(),
-    }[kind]
+        "dynamic": DynamicCache,
+        "static": lambda: static_cache(ours.config, 2 * LENGTH, rows=1),
+        "masked": MaskedCache,
+    }[kind]()
     chunks = torch.cat([long_ids, long_ids], dim=1).split([500, 1700], dim=1)
     got = [ours(chunk, past_key_values=cache, mask_pattern=STREAMING).logits for chunk in chunks]
     want = eager(torch.cat(chunks, dim=1), mask_pattern=STREAMING, use_cache=False).logits

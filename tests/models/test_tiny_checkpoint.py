@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from releases import FLOAT32
 from small_models import TREE
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,7 +39,7 @@ def test_the_weights_are_small() -> None:
 
 def test_the_held_out_perplexity_is_what_the_readme_says() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY / "model")
-    model = AutoModelForCausalLM.from_pretrained(TINY / "model", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(TINY / "model", **FLOAT32)
     text = (TINY / "heldout.txt").read_text(encoding="utf-8")
     ids = tokenizer(text, return_tensors="pt").input_ids
     assert tokenizer.decode(ids[0]) == text

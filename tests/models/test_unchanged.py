@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import COPIES_KEYS_PER_HEAD, TREE, make_model
+from releases import COPIES_KEYS_PER_HEAD
+from small_models import TREE, make_model
 from torch import Tensor
 
 from transformers.mask_patterns import Causal

@@ -269,8 +269,8 @@ class FlexMask:
         scores = len(q) * q.shape[1] * q.shape[2] * k.shape[2]
         small = q.device.type == "cpu" and (scores < _WORTH_COMPILING or self.bias is not None)
         if small and not torch.compiler.is_compiling():
-            with _STANCE, torch.compiler.set_stance("force_eager"):
-                return function(module, q, k, v, self.blocks, **kwargs)
+            output: AttentionOutput = _uncompiled(function, module, q, k, v, self.blocks, **kwargs)
+            return output
         try:
             return function(module, q, k, v, self.blocks, **kwargs)
         except Exception as error:
@@ -310,6 +310,13 @@ class FlashMask:
         k, v = packed_states(k, packed.keys), packed_states(v, packed.keys)
         output, weights = function(module, packed_states(q, packed.queries), k, v, None, **kwargs)
         return packed.unpacked(output, len(q), q.shape[2]), weights
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(function: AttentionFunction, *args: Any, **kwargs: Any) -> AttentionOutput:
+    """What a function returns where torch compiles nothing of it, nor of what calls it."""
+    with _STANCE, torch.compiler.set_stance("force_eager"):
+        return function(*args, **kwargs)
 
 
 def _check_takes_bias(function: AttentionFunction) -> None:

@@ -11,6 +11,13 @@ FLASH_NAMES = frozenset(
 )
 
 
+def takes_patterns(name: str) -> bool:
+    """Whether this is FlashAttention that upstream lets us tell of masks, as it does from transformers 4.56 on."""
+    from .. import modeling_flash_attention_utils as upstream
+
+    return name in FLASH_NAMES and hasattr(upstream, "lazy_import_flash_attention")
+
+
 def has_windows(name: str) -> bool:
     """Whether the kernel of this name takes a window here: what it does not take upstream leaves out, silently."""
     from ..modeling_flash_attention_utils import lazy_import_flash_attention

@@ -29,7 +29,7 @@ from .attention import (
 from .caches import CacheMemory, check_cache
 from .errors import UnsupportedMaskError, bad_argument
 from .explicit import WholeMask, real_tokens, whole_mask
-from .flash_kernels import FLASH_NAMES, has_windows
+from .flash_kernels import has_windows, takes_patterns
 from .inputs import PromptRows, Rows
 from .layers import NATIVE, LayerMask, Masks, Own, PerLayer
 from .library import Causal
@@ -64,10 +64,15 @@ class Forward:
         fixed: whether the shapes of masks must not change from token to token.
     """
 
-    config: Any
+    model: Any
     embeds: Tensor
     cache: Any
     fixed: bool = False
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
 
     @property
     def layer_types(self) -> set[str]:
@@ -165,7 +170,7 @@ class Forward:
         watch: LeakWatch | None,
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
-        is_flash = self.config._attn_implementation in FLASH_NAMES
+        is_flash = takes_patterns(self.config._attn_implementation)
         backend = None if is_flash else self.backend(f"mask_pattern={str(said)!r}")
         past, _, kv_length, _ = self._geometry(0)
         slots = past + self.embeds.shape[1]
@@ -284,7 +289,7 @@ class Forward:
 
     def _own_mask(self, mask: Tensor | None, position_ids: Tensor | None, kind: str) -> Native:
         """Upstream's own mask for a layer of this type."""
-        return Native(own_mask(kind, self.config, self.embeds, mask, self.cache, position_ids))
+        return Native(own_mask(kind, self.model, self.embeds, mask, self.cache, position_ids))
 
     def _lower_whole(self, mask: WholeMask, batch: int, backend: Backend) -> LoweredMask:
         if backend is Backend.EAGER:

@@ -80,22 +80,25 @@ def _given(arguments: Mapping[str, Any]) -> str | None:
     return next((name for name in _OURS if arguments.get(name) is not None), None)
 
 
-def tell_prompt(model: Any, arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int) -> None:
+def tell_prompt(
+    model: Any, arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int, copies_to_come: int = 1
+) -> None:
     """Let every forward of `generate()` know what it started from: each row's prompt, and which rows are copies.
 
     Args:
         arguments: of the forwards to come, in which the prompt is put where there may be a pattern.
         input_ids: of the prompt, `(batch * copies, slots)`.
         batch: rows that the caller passed.
+        copies_to_come: of each row; before transformers 4.56 no one place is behind all that copy them.
     """
     if takes_masks(type(model.base_model)) and has_pattern(model, arguments.get("mask_pattern")):
-        put_prompt(arguments, input_ids, batch)
+        put_prompt(arguments, input_ids, batch, copies_to_come)
     else:
         arguments.pop(PROMPT_ROWS, None)
         arguments.pop(_GUESSED, None)
 
 
-def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int) -> None:
+def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int, copies_to_come: int = 1) -> None:
     """`tell_prompt` of a model that takes masks; where the prompt is known already, as to an assistant, it stays."""
     is_guessed, mask = arguments.pop(_GUESSED, False), arguments.get("attention_mask")
     mask = input_ids.new_ones(input_ids.shape) if mask is None else mask
@@ -104,7 +107,9 @@ def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: in
     real, tokens = mask.bool(), input_ids if input_ids.shape == mask.shape else None
     padding = tokens[~real] if is_guessed and tokens is not None else ()
     guessed = int(padding[0]) if len(padding) else None
-    arguments[PROMPT_ROWS] = PromptRows(real.sum(-1), mask.shape[1], len(input_ids) // batch, tokens, guessed)
+    counts = real.sum(-1).repeat_interleave(copies_to_come)
+    tokens = None if tokens is None else tokens.repeat_interleave(copies_to_come, dim=0)
+    arguments[PROMPT_ROWS] = PromptRows(counts, mask.shape[1], len(counts) // batch, tokens, guessed)
 
 
 def tell_guessed(arguments: MutableMapping[str, Any]) -> None:

@@ -43,7 +43,7 @@ from .refusals import (
 )
 from .takers import check_config, computes_with_its_mask, takes_masks
 from .training import LeakWatch, loss_function
-from .upstream import given_embeds, hook_eager
+from .upstream import given_embeds, hook_eager, made_cache, unmade_embeds
 
 
 __all__ = [
@@ -53,11 +53,14 @@ __all__ = [
     "check_continuous_batching",
     "check_generation_config",
     "check_pipeline",
+    "check_router",
     "hook_eager",
     "loss_function",
     "mask_function",
     "mask_preparation",
     "masks",
+    "masks_first",
+    "only",
     "take_prompt_mask",
     "tell_prompt",
 ]
@@ -99,7 +102,7 @@ def masks(
     of_call = kwargs.get("mask_pattern") is not None
     said, inputs, rows = _said(model, input_ids, attention_mask, kwargs)
     check_keywords(kwargs)
-    forward = Forward(model.config, inputs_embeds, past_key_values, fixed or torch.compiler.is_compiling())
+    forward = Forward(model, inputs_embeds, past_key_values, fixed or torch.compiler.is_compiling())
     if forward.is_step and prompt_mask is None and said is not NATIVE and not model.training:
         known = forward.next_token(said, attention_mask, input_ids, position_ids, inputs, rows)
         if known is not None:
@@ -127,6 +130,31 @@ def masks(
     return dict.fromkeys(forward.layer_types, lowered)
 
 
+def masks_first(
+    model: Any,
+    attention_mask: Any,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    position_ids: Tensor | None,
+    past_key_values: Any,
+    use_cache: bool | None,
+    kwargs: MutableMapping[str, Any],
+) -> tuple[Any, Any]:
+    """`masks` in the first line of a forward, and the cache, which upstream would make some lines later.
+
+    Before transformers 4.53 the forward of Qwen2 and Qwen3 is generated from Llama's: they have no other line of their
+    own in it.
+    """
+    if (input_ids is None) == (inputs_embeds is None) or isinstance(past_key_values, tuple | list):
+        return attention_mask, past_key_values  # upstream says what is wrong
+    embeds = unmade_embeds(model, input_ids) if inputs_embeds is None else inputs_embeds
+    cache = made_cache(model, use_cache) if past_key_values is None else past_key_values
+    if position_ids is None:
+        past = 0 if cache is None else cache.get_seq_length()
+        position_ids = (torch.arange(embeds.shape[1], device=embeds.device) + past)[None]
+    return masks(model, attention_mask, input_ids, embeds, position_ids, cache, kwargs), cache
+
+
 def _are_ready(attention_mask: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether `mask_preparation` has made all masks of this forward, beside which nothing else may be said."""
     if not isinstance(attention_mask, Mapping):
@@ -144,7 +172,7 @@ def _is_ours(forward: Forward, attention_mask: Any, kwargs: Mapping[str, Any]) -
     check_prepared(attention_mask, forward.config)
     if not isinstance(attention_mask, Tensor) or attention_mask.ndim == 2 or forward.is_paged:
         return False
-    check_router(attention_mask, kwargs)
+    check_router(attention_mask, kwargs.get("output_router_logits"))
     return True
 
 
@@ -165,13 +193,14 @@ def mask_preparation(
     if not takes_masks(type(base)):
         return function
 
-    def ours(attention_mask: Any, position_ids: Any, past_key_values: Any, **given: Any) -> Any:
+    def ours(attention_mask: Any, past_key_values: Any, **given: Any) -> Any:
         tokens, embeds = inputs.get("input_ids"), given_embeds(given).to(base.device)
-        return masks(base, attention_mask, tokens, embeds, position_ids, past_key_values, kwargs, fixed=True)
+        positions = given.get("position_ids", inputs.get("position_ids"))
+        return masks(base, attention_mask, tokens, embeds, positions, past_key_values, kwargs, fixed=True)
 
-    def upstreams(**given: Any) -> Any:
-        made = function(**given)
-        return made if isinstance(made, Mapping) or made is given["attention_mask"] else {"full_attention": made}
+    def upstreams(attention_mask: Any, **given: Any) -> Any:
+        made = function(attention_mask=attention_mask, **given)
+        return made if isinstance(made, Mapping) or made is attention_mask else {"full_attention": made}
 
     return ours if PROMPT_MASK in kwargs or has_pattern(model, kwargs.get("mask_pattern")) else upstreams
 
@@ -209,12 +238,12 @@ def mask_function(
     def asked(*, attention_mask: Any, **given: Any) -> Any:
         positions, cache = given["position_ids"], given["past_key_values"]
         found = masks(model, attention_mask, input_ids, given_embeds(given), positions, cache, kwargs)
-        return _only(found) if isinstance(found, Mapping) else function(attention_mask=found, **given)
+        return only(found) if isinstance(found, Mapping) else function(attention_mask=found, **given)
 
     return asked
 
 
-def _only(masks: Mapping[str, Any]) -> Any:
+def only(masks: Mapping[str, Any]) -> Any:
     """The one mask of all layers."""
     first, *others = masks.values()
     if any(other is not first for other in others):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache_utils import Cache, DynamicLayer
+from .. import cache_utils
 from .caches import lasting_slots
 from .errors import UnsupportedMaskError
 from .inputs import Rows
@@ -22,7 +22,11 @@ from .positions import Held
 BLOCK = 64  # to drop keys copies those that stay, so a layer waits until this many have come, or a quarter of those
 
 
-class MaskedLayer(DynamicLayer):
+# Before transformers 4.54 caches have no layers.
+_DynamicLayer: Any = getattr(cache_utils, "DynamicLayer", None)
+
+
+class MaskedLayer(_DynamicLayer or object):  # type: ignore[misc]
     """The keys and values of one layer, `(batch, key/value heads, slots held, head_dim)` each.
 
     `held` says which slots they are; None: all.
@@ -97,7 +101,7 @@ class MaskedLayer(DynamicLayer):
         self.is_initialized, self.cumulative_length = False, 0
 
 
-class MaskedCache(Cache):
+class MaskedCache(cache_utils.Cache):
     """A cache for `past_key_values=`, in forwards and in `generate()`, that keeps only what may still be seen.
 
         model.generate(**batch, past_key_values=MaskedCache(), max_new_tokens=100_000)
@@ -111,9 +115,17 @@ class MaskedCache(Cache):
     `n + max(64, n // 4)` after a forward of one token, where `n` were still visible when it dropped. Rows and heads
     share slots: one that any of them may see stays. Beams, `num_return_sequences`, assisted decoding and prompt
     lookup go; layers that are `native` are refused, as upstream's own masks know nothing of dropped keys.
+
+    Raises:
+        UnsupportedMaskError: this release's caches have no layers that could drop keys.
     """
 
     def __init__(self) -> None:
+        if _DynamicLayer is None:
+            raise UnsupportedMaskError(
+                "MaskedCache: the caches of this release of transformers have no layers of their own that could drop "
+                "keys. Use a DynamicCache, which gives the same logits and keeps every key."
+            )
         super().__init__(layer_class_to_replicate=MaskedLayer)
 
     @property

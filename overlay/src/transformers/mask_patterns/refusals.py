@@ -86,9 +86,13 @@ def check_order(model: Any) -> None:
             )
 
 
-def check_router(mask: Tensor, kwargs: Mapping[str, Any]) -> None:
-    """Refuse a whole mask where the loss that balances experts reads the same argument, to leave padding out."""
-    if kwargs.get("output_router_logits"):
+def check_router(mask: Any, is_asked: Any) -> None:
+    """Refuse a whole mask where the loss that balances experts reads the same argument, to leave padding out.
+
+    Args:
+        is_asked: `output_router_logits`.
+    """
+    if is_asked and isinstance(mask, Tensor) and mask.ndim > 2:
         expected = "a 2D mask beside output_router_logits=True, whose loss counts the real tokens by it"
         remedy = "Put the mask in a pattern, from_function(lambda b, h, q, k: mask[b, q, k]), or switch the loss off."
         raise bad_argument("attention_mask", f"a {mask.ndim}D mask", expected, remedy)

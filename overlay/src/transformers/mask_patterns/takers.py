@@ -58,5 +58,11 @@ def plan(said: Masks | Own, config: Any) -> tuple[LayerMask, ...]:
 
 def layer_kinds(config: Any) -> list[str]:
     """The type of each layer."""
-    one = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
-    return getattr(config, "layer_types", None) or [one] * int(config.num_hidden_layers)
+    if kinds := getattr(config, "layer_types", None):
+        return list(kinds)
+    layers = int(config.num_hidden_layers)
+    if getattr(config, "sliding_window", None) is None or not getattr(config, "use_sliding_window", True):
+        return ["full_attention"] * layers
+    # Before transformers 4.53 dense models say where windows begin; those with experts have one mask for all layers.
+    full = min(int(config.max_window_layers), layers) if config.model_type in ("qwen2", "qwen3") else 0
+    return ["full_attention"] * full + ["sliding_attention"] * (layers - full)

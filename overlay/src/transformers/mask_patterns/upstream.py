@@ -24,33 +24,43 @@ _EMBEDS = ("inputs_embeds", "input_embeds")
 
 def given_embeds(arguments: Mapping[str, Any]) -> Tensor:
     """The embeddings `(batch, queries, any)` among the arguments of upstream's `create_causal_mask`."""
-    embeds: Tensor = next(arguments[name] for name in _EMBEDS if name in arguments)
+    embeds: Tensor | None = next((arguments[name] for name in _EMBEDS if name in arguments), None)
+    if embeds is None:  # before transformers 4.53 it is told their sizes
+        sizes = arguments["batch_size"], arguments["sequence_length"], 0
+        return torch.empty(sizes, dtype=arguments["dtype"], device=arguments["device"])
     return embeds if embeds.ndim == 3 else embeds[..., None]  # before transformers 5 generate() leaves the last out
 
 
-def own_mask(kind: str, config: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Any) -> Any:
-    """Upstream's own mask for layers of a type.
+def unmade_embeds(model: Any, input_ids: Tensor) -> Tensor:
+    """What stands for the embeddings of these tokens before they are made: `(batch, queries, 0)`, of their dtype."""
+    return torch.empty((*input_ids.shape, 0), dtype=model.dtype, device=input_ids.device)
 
-    Raises:
-        UnsupportedMaskError: this release makes its mask in each model, one for all layers.
-    """
-    try:
-        from .. import masking_utils
-    except ImportError:
-        raise UnsupportedMaskError(
-            "mask_pattern: this release of transformers makes no mask for single layers, so 'native' cannot stand "
-            "beside patterns. Say causal or sliding_window(W) for those layers."
-        ) from None
+
+def made_cache(model: Any, use_cache: bool | None) -> Any:
+    """The cache that a forward without one makes, or None, as before transformers 4.53."""
+    from ..cache_utils import DynamicCache
+
+    is_wanted = model.config.use_cache if use_cache is None else use_cache
+    return DynamicCache() if is_wanted and not (model.gradient_checkpointing and model.training) else None
+
+
+def own_mask(kind: str, model: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Any) -> Any:
+    """Upstream's own mask for layers of a type; before transformers 4.53 a model makes one for all its layers."""
+    past = 0 if cache is None else int(cache.get_seq_length())
+    slots = torch.arange(past, past + embeds.shape[1], device=embeds.device)
+    if hasattr(model, "_update_causal_mask"):
+        return model._update_causal_mask(mask, embeds, slots, cache)
+    from .. import masking_utils
+
     name = "create_sliding_window_causal_mask" if kind == "sliding_attention" else "create_causal_mask"
     make = getattr(masking_utils, name)
-    past = 0 if cache is None else int(cache.get_seq_length())
     known = {
-        "config": config,
+        "config": model.config,
         **dict.fromkeys(_EMBEDS, embeds),
         "attention_mask": mask,
         "past_key_values": cache,
         "position_ids": position_ids,
-        "cache_position": torch.arange(past, past + embeds.shape[1], device=embeds.device),
+        "cache_position": slots,
     }
     return make(**{name: known[name] for name in signature(make).parameters if name in known})
 
