@@ -105,8 +105,8 @@ def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: in
     if PROMPT_ROWS in arguments or mask.ndim != 2:
         return
     real, tokens = mask.bool(), input_ids if input_ids.shape == mask.shape else None
-    padding = tokens[~real] if is_guessed and tokens is not None else ()
-    guessed = int(padding[0]) if len(padding) else None
+    padding = tokens[~real].tolist() if is_guessed and tokens is not None else []
+    guessed = padding[0] if padding else None
     counts = real.sum(-1).repeat_interleave(copies_to_come)
     tokens = None if tokens is None else tokens.repeat_interleave(copies_to_come, dim=0)
     arguments[PROMPT_ROWS] = PromptRows(counts, mask.shape[1], len(counts) // batch, tokens, guessed)
