@@ -56,9 +56,7 @@ def require_proofs(root: Path, name: str, header: Header, next: str = AMEND) -> 
     """Each test that a patch names is there to be run."""
     absent = [proof for proof in header.proofs if not _defines(root, proof)]
     if absent:
-        raise ForkError(
-            f"{name} is {PROOF}: {', '.join(absent)}, which is nowhere; expected a test that is", next=next
-        )
+        raise ForkError(f"{name} says {PROOF}: {', '.join(absent)}, which is no test here; expected one", next=next)
 
 
 def _defines(root: Path, proof: str) -> bool:

@@ -84,7 +84,7 @@ def test_the_users_editor_writes_the_message(tiny: Tiny, tmp_path: Path, monkeyp
     monkeypatch.setenv("GIT_EDITOR", f"'{editor}'")
     before = patches(tiny)
     said = tiny.fails("new-patch")  # the draft's own Proved-By
-    assert "Proved-By: tests/models/test_.py::test_, which is nowhere" in said
+    assert "Proved-By: tests/models/test_.py::test_, which is no test here" in said
     assert "next:  mend the message in .fork/MESSAGE, then make new-patch MESSAGE=.fork/MESSAGE" in said
     assert patches(tiny) == before
     written = tiny.root / ".fork" / "MESSAGE"
