@@ -9,6 +9,7 @@ import pytest
 from stub_wheels import listing, put, site, stub, stubs
 
 from fork import journal
+from fork.develop import TESTS, equip
 from fork.env import Environment, Origin
 from fork.errors import ForkError
 from fork.inventory import Inventory, take
@@ -47,6 +48,13 @@ def test_a_package_without_record_goes_and_others_stay(environment: Environment,
     (place / "tokenizers-0.23.1.dist-info" / "RECORD").unlink()
     assert mended(environment, unfinished).get("tokenizers") is None
     assert kept.items() <= listing(place).items()
+
+
+def test_an_environment_that_was_left_half_changed_gets_nothing_more(environment: Environment, tmp_path: Path) -> None:
+    before(environment)
+    with pytest.raises(ForkError, match=r"was cut short, expected a whole environment") as refusal:
+        equip(tmp_path, environment, TESTS)
+    assert "make install VENV=" in refusal.value.next
 
 
 def test_a_package_half_removed_goes_wholly(environment: Environment, wheels: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from later_release import Later
 from test_export_series import project
 from test_series import HOOKS, MASKING, commit_edit, files, head
-from tiny_upstream import UPSTREAM, Tiny, git
+from tiny_upstream import UPSTREAM, Tiny, git, write
 
 from fork.env import Environment, Origin
 from fork.pins import read_pin
@@ -249,6 +249,21 @@ def test_the_tests_that_now_differ_are_named(
     assert [line.split("::")[1] for line in out.splitlines() if "passed -> " in line] == [
         f"{name}: passed -> failed" for name in differs
     ]
+
+
+def test_a_smoke_test_that_did_not_run_is_no_smoke_test(
+    tiny: Tiny, later: Later, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    write(python.parent, {"python": "#!/bin/sh\necho No module named pytest\nexit 1\n"})
+    python.chmod(0o755)
+    monkeypatch.setattr("fork.smoke.locate", lambda root: Environment(tmp_path / "env", Origin.NAMED))
+    monkeypatch.setattr("fork.smoke.equip", lambda *words: None)
+    later.release("9.10.0", {})
+    out = tiny.ok("rebase", "--to", "9.10.0").out
+    assert "smoke test: not run (pytest did not come to an end" in out
+    assert "No module named pytest" in out
+    assert "differ" not in out
 
 
 def test_what_is_recorded_anew_was_checked_against_the_tag(tiny: Tiny, later: Later) -> None:
