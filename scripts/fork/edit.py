@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fork import carry, landing, series
 from fork.checkout import Checkout, Edits, State
-from fork.derive import OVERLAY_AUTHOR
+from fork.derive import OVERLAY_AUTHOR, diff
 from fork.errors import ForkError
 from fork.export import export, require_applied
 from fork.git import Git
@@ -103,7 +103,8 @@ def edit_patch(root: Path, number: str, message: str) -> None:
     edit = _commit(desk, desk.state.applied, "edit", OVERLAY_AUTHOR) if desk.upstream else None
     with _worktree(desk, commit) as tree:
         if edit:
-            _carry(tree, commit, edit, f"the edit does not fit into {name}, as a later patch changes the same lines")
+            later = ", ".join(_later_on_the_same(desk, name)) or "none"
+            _carry(tree, commit, edit, f"the edit does not fit into {name} (later patches of the same files: {later})")
         tip = _recommit(tree, commit, text)
         tip = _carry_later(desk, tree, name, tip)
     if git.tree(tip) != git.tree(edit or desk.state.applied):
@@ -138,7 +139,7 @@ def drop_patch(root: Path, number: str) -> None:
         tip = _carry_later(desk, tree, name, tree.out("rev-parse", "HEAD"))
         after = render(desk.checkout.git, desk.state.base, tip, (), scratch)
     committed = desk.project.git.run_bytes("cat-file", "blob", f"HEAD:{file}", check=False).stdout
-    kept = f"git checkout HEAD -- patches/{desk.pin.tag}" if committed == before.patches[name] else ""
+    kept = f"git show HEAD:{file}" if committed == before.patches[name] else ""
     kept = kept or f"it is kept as {keep(desk.project, root / file)}"
     print("\n".join(replace(desk.project, before.files(desk.pin), after.files(desk.pin))))
     series.apply(root)
@@ -194,6 +195,14 @@ def _recommit(tree: Git, commit: str, text: str) -> str:
     names = (f"GIT_AUTHOR_{what}" for what in ("NAME", "EMAIL", "DATE"))
     who = tree.having(**dict(zip(names, told.split("\0"), strict=True)))
     return who.out("commit-tree", "-p", f"{commit}^", "-F", "-", tree.tree("HEAD"), input=text)
+
+
+def _later_on_the_same(desk: Desk, name: str) -> list[str]:
+    """The patches behind one that change files that are edited too."""
+    git, edited, patches = desk.checkout.git, set(desk.upstream), desk.patches
+    behind = list(patches)[list(patches).index(name) + 1 :]
+    return [later for later in behind
+            if edited & {entry.path for entry in diff(git, f"{patches[later]}^", patches[later])}]  # fmt: skip
 
 
 def _carry_later(desk: Desk, tree: Git, name: str, tip: str) -> str:

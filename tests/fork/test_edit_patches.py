@@ -136,7 +136,9 @@ def test_an_edit_of_what_a_later_patch_made_does_not_go_into_an_earlier_one(tiny
     change(tiny, MASKING, "hooks.mask( [[", "hooks.mask(  [[")
     before = everything(tiny)
     said = tiny.fails("edit-patch", "--patch", "1")
-    assert f"the edit does not fit into {FIRST}" in said
+    assert (
+        f"the edit does not fit into {FIRST} (later patches of the same files: 0003-Build-on-the-first.patch)" in said
+    )
     assert f"{MASKING}:" in said
     assert everything(tiny) == before
     tiny.ok("edit-patch", "--patch", "3")
@@ -145,15 +147,18 @@ def test_an_edit_of_what_a_later_patch_made_does_not_go_into_an_earlier_one(tiny
 def test_a_patch_is_dropped_and_the_others_move_up(tiny: Tiny) -> None:
     tiny.ok("apply")
     out = tiny.ok("drop-patch", "--patch", "1").out
-    assert f"dropped: {FIRST} (git checkout HEAD -- patches/{TAG})" in out
+    assert f"dropped: {FIRST} (git show HEAD:patches/{TAG}/{FIRST})" in out
     assert "what it was for is not so any more: tests/test_proof.py::test_mask\n" in out
     assert list(patches(tiny)) == ["0001-Show-the-hook-the-embeddings.patch"]
     assert "hooks" not in files(tiny)[MASKING]
     tiny.ok("verify")
-    git(tiny.root, "checkout", "--quiet", "HEAD", "--", f"patches/{TAG}")
-    (tiny.series / "0001-Show-the-hook-the-embeddings.patch").unlink()
-    tiny.ok("apply")
+    patch = tiny.root / "patch"  # it comes back as the last one
+    patch.write_text(git(tiny.root, "show", f"HEAD:patches/{TAG}/{FIRST}"))
+    git(tiny.checkout, "am", "--quiet", "--3way", str(patch))
+    tiny.ok("export")
+    assert list(patches(tiny)) == ["0001-Show-the-hook-the-embeddings.patch", FIRST.replace("0001", "0002")]
     assert "hooks.mask" in files(tiny)[MASKING]
+    tiny.ok("verify")
 
 
 def test_a_patch_that_git_does_not_have_is_kept(tiny: Tiny, message: str) -> None:
