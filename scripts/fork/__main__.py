@@ -33,7 +33,7 @@ INTERRUPTED = 130
 @dataclass(frozen=True)
 class Command:
     """A command: its function, its arguments, whether it changes anything (then it holds the lock), and
-    what goes on after an interruption, if not itself.
+    what goes on in a project after an interruption, if not itself.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Command:
     run: Callable[[Path, argparse.Namespace], None]
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     alone: bool = True
-    resume: str = ""
+    resume: Callable[[Path], str] | None = None
 
 
 def source_argument(parser: argparse.ArgumentParser) -> None:
@@ -247,7 +247,7 @@ COMMANDS = (
     Command("new-patch", "a patch of what you edited in transformers/", new_patch, message_argument),
     Command("edit-patch", "what you edited, into a patch that is there", edit_patch, edit_arguments),
     Command("drop-patch", "a patch, out of the series", drop_patch, number_argument),
-    Command("rebase", "the series, carried to another release", rebase, rebase_arguments, resume="rebase-continue"),
+    Command("rebase", "the series, carried to another release", rebase, rebase_arguments, resume=rebase_module.resume),
     Command("rebase-continue", "go on where a rebase stopped", rebase_continue, rebase_continue_arguments),
     Command("rebase-abort", "forget a rebase", rebase_abort),
     Command("changes", "docs/what_the_fork_changes.md, from the patches", changes),
@@ -286,7 +286,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(refused(str(error), arguments.root or Path.cwd()) or other, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted; nothing is lost\nnext:  make {command.resume or command.name}", file=sys.stderr)
+        again = command.resume(arguments.root or Path.cwd()) if command.resume else command.name
+        print(f"interrupted; nothing is lost\nnext:  make {again}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -77,6 +77,11 @@ def abort(root: Path) -> None:
     print("the rebase is given up; transformers/ and patches/ are as they were")
 
 
+def resume(root: Path) -> str:
+    """What goes on after an interruption: before there is anything to continue, the rebase itself."""
+    return "rebase-continue" if Area(Project(root)).read() else "rebase TO=VERSION"
+
+
 def _listing(recipe: Recipe, pin: Pin) -> tuple[str, ...]:
     """What the series is, without the overlay, which may change meanwhile."""
     return tuple(line for line in recipe.listing(pin).splitlines() if " patches/" in line)

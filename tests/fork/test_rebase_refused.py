@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from later_release import Later
@@ -149,6 +150,25 @@ def test_a_disk_that_refuses_loses_nothing(
     assert "conflicts with v9.10.0" in tiny.fails(*again)
     resolve(tiny)
     tiny.ok("rebase-continue")
+
+
+@pytest.mark.parametrize(
+    ("place", "again"), [("fork.rebase.bring", "rebase TO=VERSION"), ("fork.carry.carry", "rebase-continue")]
+)
+def test_an_interruption_says_what_goes_on(
+    tiny: Tiny, later: Later, monkeypatch: pytest.MonkeyPatch, place: str, again: str
+) -> None:
+    later.known("9.10.0", {})
+
+    def interrupt(*words: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, interrupt)
+        stopped = tiny.main("rebase", "--to", "9.10.0")
+    assert stopped.status == 130
+    assert stopped.err.endswith(f"nothing is lost\nnext:  make {again}\n")
+    tiny.ok(*again.replace("TO=VERSION", "--to 9.10.0").split())
 
 
 def test_a_worktree_that_somebody_removed_is_said(tiny: Tiny, later: Later) -> None:
