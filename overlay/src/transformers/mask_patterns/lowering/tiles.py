@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -17,12 +18,13 @@ from torch import Tensor
 from ..pattern import Pattern
 from ..positions import Layout
 from ..ranges import Ranges
+from .batches import Batch, batches
 from .dense import key_ranges
 
 
 # What is fastest on a CPU, in scores of the kernel (one query and one key of one head), as `make bench` measures it.
-SIZES = {64: 1.3, 128: 1.12, 256: 1.02, 512: 1.0}  # queries per tile, and what a score costs there
-_MASKED = 0.15  # a mask makes a score dearer by this
+SIZES = {64: 1.16, 128: 1.1, 256: 1.02, 512: 1.0}  # queries per tile, and what a score costs there
+_MASKED = 0.1  # a mask makes a score dearer by this, its making included
 _SEGMENT = 32  # another segment costs each query as much as so many keys: what it finds is to be merged
 _CALL = 20_000  # and as much as so many scores, whatever its size
 _PLAN = 1_200_000  # to make a plan, for each of a few layers
@@ -103,6 +105,11 @@ class Part:
     heads: slice
     groups: slice
     tiles: tuple[Tile, ...]
+
+    @cached_property
+    def batches(self) -> tuple[Batch, ...]:
+        """The tiles, those together that look alike."""
+        return batches(self.tiles)
 
 
 @dataclass(frozen=True, eq=False)
