@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from transformers.mask_patterns import BlockDiffusion, Causal, Chunked, Document, Pattern, PrefixLM, Sink, SlidingWindow
+from transformers.mask_patterns import (
+    BlockDiffusion,
+    Causal,
+    Chunked,
+    Document,
+    Pattern,
+    PrefixLM,
+    Sink,
+    SlidingWindow,
+)
 from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.batches import Batch, add_to, taken
 from transformers.mask_patterns.lowering.tiles import Part, Tile, tile_plan

@@ -51,9 +51,8 @@ def tiled_sdpa(q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, scale: float | N
 class _TiledSdpa(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, scale: float | None) -> Tensor:
-        batch, heads, queries, head_dim = q.shape
-        output = q.new_empty(batch, queries, heads, head_dim)
-        lse = q.new_empty(batch, heads, queries, dtype=_exact(q.dtype))
+        output = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
+        lse = q.new_empty(q.shape[:3], dtype=_exact(q.dtype))
         for (rows, heads, groups), batch in _batches(plan):
             own_q, own_output, own_lse = (
                 _queries(x[rows, heads], batch) for x in (q, output.transpose(1, 2), lse[..., None])
@@ -136,10 +135,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None) 
     tile = batch.tile
     if not tile.segments:
         return torch.zeros_like(q), q.new_full(q.shape[:3], torch.inf, dtype=_exact(q.dtype))
-    found = [
-        _attend_to(segment, q, *(_keys(x, segment, batch.times, step) for x in (k, v)), scale)
-        for segment, step in zip(tile.segments, batch.steps, strict=True)
-    ]
+    found = []
+    for segment, step in zip(tile.segments, batch.steps, strict=True):
+        own_k, own_v = (_keys(x, segment, batch.times, step) for x in (k, v))
+        found.append(_attend_to(segment, q, own_k, own_v, scale))
     output, lse = found[0] if len(found) == 1 else _merged(found)
     return output, lse if tile.empty is None else lse.masked_fill(tile.empty, torch.inf)
 

@@ -1,4 +1,4 @@
-"""Tiles that look alike and lie evenly apart go through the kernel together, as rows of a batch: fewer, larger calls."""
+"""Tiles that look alike and lie evenly apart go through the kernel together, as rows of a batch."""
 
 from __future__ import annotations
 
