@@ -2,21 +2,21 @@
 
 Two processes, upstream's and the fork's, take turns, every way of saying a mask once in a turn; each time is the
 median of the turns, each ratio the median of the ratios within a turn. Attention alone stands beside the ideal: the
-time of SDPA without a mask, times the part of all pairs that is visible. Prints a table, and writes
-results/attention_speed.json beside this file and docs/attention_speed.svg. For Linux, and an idle machine.
+time of SDPA without a mask, times the part of all pairs that is visible. Prints a table, and keeps what it measured in
+results/attention_speed.json beside this file, in place of what was there of the same work, mask and length: a long run
+can go in slices. Draws docs/attention_speed.svg and docs/model_speed.svg. For Linux, and an idle machine.
 
-    python benchmarks/attention_speed.py [--works attention forward training prefill] [--rounds 5] [--most 16384]
+    python benchmarks/attention_speed.py [--works attention forward training prefill decode] [--masks window documents]
+        [--lengths 4096 16384] [--rounds 5]
 
-`decode_speed.py` measures decoding. The fork comes from `transformers/`, upstream from that checkout's base commit.
+All of it takes more than an hour. The fork comes from `transformers/`, upstream from that checkout's base commit.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pickle
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,23 +26,26 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib as mpl
 from attention_worker import MASKS, Measure, Task
-from matplotlib import pyplot as plt
+from measures import ROOT, machine, read_results, write_results
+from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
+from speed_pictures import draw_attention, draw_model
 
 
-ROOT = Path(__file__).resolve().parents[1]
-WORKS = ("attention", "forward", "training", "prefill")
 LENGTHS = {
     "attention": (1024, 4096, 8192, 16384, 65536),
-    "forward": (1024, 4096, 16384, 65536),
-    "training": (4096,),
+    "forward": (1024, 4096, 8192, 16384, 32768, 65536),
+    "training": (4096, 8192),
     "prefill": (16384,),
+    "decode": (1024, 16384),
 }
-OURS = {"tiles", "pattern"}
+OURS = {"tiles", "pattern", "no pattern"}
 MOST_OTHERS = 16384  # longer rows only tile by tile: a whole mask takes gigabytes, and minutes
+NAME = "attention_speed"
 Turns = dict[Task, list[Measure]]
+Row = dict[str, Any]
 
 
 class Worker:
@@ -81,12 +84,16 @@ def workers() -> Iterator[dict[bool, Worker]]:
 
 
 def tasks(work: str, mask: str, length: int) -> list[Task]:
-    """The ways of one mask that take turns."""
+    """The ways of one mask that take turns; none where it cannot be had: block diffusion decodes without a cache."""
+    if mask == "block diffusion" and work in ("prefill", "decode"):
+        return []
     if work == "attention":
         ways = ["tiles", "dense", "flex", "unmasked"]
     else:
-        others = {"window": ["sliding_attention"], "documents": ["packed"]}
+        others = {"causal": ["no pattern"], "window": ["sliding_attention"], "documents": ["packed"]}
         ways = ["pattern", "4D", "causal", *others.get(mask, [])]
+    if work in ("prefill", "decode"):
+        ways = [way for way in ways if way != "packed"]  # upstream packs whole rows alone
     return [Task(work, mask, way, length) for way in ways if way in OURS or length <= MOST_OTHERS]
 
 
@@ -94,30 +101,33 @@ def is_fork(task: Task) -> bool:
     return task.work == "attention" or task.way in OURS
 
 
-def measured(groups: Sequence[Sequence[Task]], rounds: int) -> Turns:
-    """All turns of all tasks; a first turn warms up, and does not count."""
-    turns: Turns = {task: [] for group in groups for task in group}
+def measured(groups: Sequence[Sequence[Task]], rounds: int) -> Iterator[Turns]:
+    """All turns of each group of tasks; a first turn warms up, and does not count."""
     with workers() as both, Progress() as progress:
-        bar = progress.add_task("", total=len(turns) * (rounds + 1))
+        bar = progress.add_task("", total=sum(map(len, groups)) * (rounds + 1))
         for group in groups:
+            turns: Turns = {task: [] for task in group}
             for number in range(rounds + 1):
                 for task in group:
-                    progress.update(bar, description=f"{task.work}, {task.mask}, {task.length}, {task.way}")
+                    progress.update(bar, description=f"{task.work}, {task.mask}, {task.length:,}, {task.way}")
                     found = both[is_fork(task)].run(task)
                     turns[task] += [found] * (number > 0)
                     progress.advance(bar)
-    return turns
+            yield turns
 
 
-def row(task: Task, turns: Turns) -> dict[str, Any]:
+def row(task: Task, turns: Turns) -> Row:
     """What is known of one task, and how much slower than ours it was in the same turns."""
     seen = turns[task]
-    ours = next(turns[other] for other in turns if other[:2] == task[:2] and other.length == task.length)
-    known: dict[str, Any] = {
+    ours = next(iter(turns.values()))
+    known: Row = {
         **task._asdict(),
+        "rounds": len(seen),
         "milliseconds": 1e3 * median(measure.seconds for measure in seen),
         "memory_mib": max(measure.memory for measure in seen),
+        "grown_mib": median(measure.grown for measure in seen),
         "to_ours": median(a.seconds / b.seconds for a, b in zip(seen, ours, strict=True)),
+        "visible": ours[0].visible,
     }
     if task.way == "unmasked":
         known["ideal_milliseconds"] = known["milliseconds"] * ours[0].visible
@@ -125,57 +135,47 @@ def row(task: Task, turns: Turns) -> dict[str, Any]:
     return known
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| work | mask | tokens | way | ms | peak MiB | time to ours | ours to ideal |", "|" + " --- |" * 8]
+def place(known: Row) -> tuple[int, int, int]:
+    """Where a group of rows stands in the table."""
+    return list(LENGTHS).index(known["work"]), known["length"], list(MASKS).index(known["mask"])
+
+
+def kept(new: Sequence[Row]) -> list[Row]:
+    """Rows beside those of other groups that were measured before on this machine."""
+    here, before = machine(), read_results(NAME)
+    alike = all(before.get(name) == here[name] for name in here if name != "command")
+    groups = {place(known) for known in new}
+    old = [known for known in before.get("rows", []) if alike and place(known) not in groups]
+    rows = sorted([*old, *new], key=place)
+    write_results(NAME, {**here, "command": "python benchmarks/attention_speed.py", "rows": rows})
+    return rows
+
+
+def table(rows: Sequence[Row]) -> Table:
+    made = Table("work", "mask", "tokens", "way", "ms", "peak MiB", "time to ours", "ours to ideal")
     for known in rows:
         ideal = f"{known['ours_to_ideal']:.2f}" if "ours_to_ideal" in known else ""
-        lines.append(
-            f"| {known['work']} | {known['mask']} | {known['length']:,} | {known['way']} | "
-            f"{known['milliseconds']:.1f} | {known['memory_mib']:.0f} | {known['to_ours']:.2f} | {ideal} |"
-        )
-    return "\n".join(lines)
-
-
-COLOURS = {"tiles": "#2166ac", "dense": "#b35806", "flex": "#7b3294", "ideal": "#888888"}
-
-
-def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Attention alone: time over length, one plot a mask."""
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "attention_speed", "font.size": 8})
-    masks = sorted({known["mask"] for known in rows}, key=list(MASKS).index)
-    figure, axes = plt.subplots(
-        2, -(-len(masks) // 2), figsize=(9, 4.5), layout="constrained", sharex=True, sharey=True
-    )
-    for axis, mask in zip(axes.flat, masks, strict=False):
-        for way, colour in COLOURS.items():
-            name, time = ("unmasked", "ideal_milliseconds") if way == "ideal" else (way, "milliseconds")
-            own = [(k["length"], k[time]) for k in rows if (k["mask"], k["way"]) == (mask, name)]
-            axis.plot(*zip(*own, strict=True), color=colour, label=way, marker=".") if own else None
-        axis.set(title=mask, xscale="log", yscale="log")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes.flat[0].legend(frameon=False)
-    figure.supxlabel("tokens")
-    figure.supylabel("milliseconds, 8 heads of 64")
-    figure.savefig(path, metadata={"Date": None})
+        numbers = f"{known['milliseconds']:.1f}", f"{known['memory_mib']:.0f}", f"{known['to_ours']:.2f}", ideal
+        made.add_row(known["work"], known["mask"], f"{known['length']:,}", known["way"], *numbers)
+    return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--works", nargs="+", choices=list(LENGTHS), default=list(LENGTHS))
     parser.add_argument("--masks", nargs="+", choices=list(MASKS), default=list(MASKS))
+    parser.add_argument("--lengths", nargs="+", type=int, default=sorted({n for own in LENGTHS.values() for n in own}))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--most", type=int, default=65536, help="tokens in the longest row")
     options = parser.parse_args()
     places = [(work, mask, length) for work in options.works for length in LENGTHS[work] for mask in options.masks]
-    turns = measured([tasks(*place) for place in places if place[2] <= options.most], options.rounds)
-    rows = [row(task, turns) for task in turns]
-    print(table(rows))
-    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "argv": sys.argv[1:]}
-    folder = Path(__file__).with_name("results")
-    folder.mkdir(exist_ok=True)
-    (folder / "attention_speed.json").write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
-    if alone := [known for known in rows if known["work"] == "attention"]:
-        draw(alone, ROOT / "docs/attention_speed.svg")
+    groups = [group for place in places if place[2] in options.lengths and (group := tasks(*place))]
+    new: list[Row] = []
+    for turns in measured(groups, options.rounds):
+        new += [row(task, turns) for task in turns]
+        rows = kept(new)
+    Console(width=110).print(table(new))
+    draw_attention(rows, ROOT / "docs/attention_speed.svg")
+    draw_model(rows, ROOT / "docs/model_speed.svg")
 
 
 if __name__ == "__main__":

@@ -5,18 +5,16 @@ Tasks come pickled on standard input, one at a time, and their measures go out o
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import re
 import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
+from measures import held, peak, reset_peak
 from torch import Tensor
 
 
@@ -24,10 +22,11 @@ class Task(NamedTuple):
     """What to run.
 
     Args:
-        work: "attention" alone (8 heads of 64), or a model's "forward", "training" step or "prefill" in chunks.
+        work: "attention" alone (8 heads of 64), or a model's "forward", "training" step, "prefill" in chunks, or
+            "decode" of some tokens behind so many.
         mask: a name in `MASKS`.
-        way: how it is said: "tiles", "dense", "flex" and "unmasked" for attention alone; for a model "pattern" on the
-            fork, else "4D", "causal", "sliding_attention" and "packed", which upstream knows too.
+        way: how it is said: "tiles", "dense", "flex" and "unmasked" for attention alone; for a model "pattern" and
+            "no pattern" on the fork, else "4D", "causal", "sliding_attention" and "packed", which upstream knows too.
     """
 
     work: str
@@ -37,10 +36,13 @@ class Task(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """Seconds, the most memory that the process held in MiB, and the part of all pairs that is visible."""
+    """Seconds, the most memory that the process held in MiB, how much of that it took for this, and the part of all
+    pairs that is visible.
+    """
 
     seconds: float
     memory: float
+    grown: float
     visible: float = 1.0
 
 
@@ -56,6 +58,8 @@ MASKS: dict[str, str] = {
     "shared prefix": "shared_prefix",
 }
 CHUNK = 2048  # tokens of a prefill that go in at once
+TOKENS = 32  # tokens that are decoded
+SHORT = 2.0  # seconds; what is shorter is timed when memory is warm, as its price differs
 
 
 def inputs(length: int) -> dict[str, Tensor]:
@@ -148,40 +152,65 @@ def attention_run(task: Task) -> Callable[[], object]:
     return lambda: tiled_sdpa(q, k, v, plan)
 
 
-def model_run(task: Task) -> Callable[[], object]:
-    run, ids = model(task.way), inputs(task.length)["input_ids"]
-    call: dict[str, Any] = {"use_cache": False}
+def said(task: Task, length: int) -> dict[str, Any]:
+    """How a model's call says the mask, for rows of a length."""
     if task.way == "pattern":
-        call |= {"mask_pattern": MASKS[task.mask], "mask_inputs": needed(task.mask, task.length)}
-    elif task.way == "4D":
-        call["attention_mask"] = whole(task.mask, task.length)
-    elif task.way == "packed":
-        call["position_ids"] = torch.arange(task.length)[None] % 1024
+        return {"mask_pattern": MASKS[task.mask], "mask_inputs": needed(task.mask, length)}
+    if task.way == "4D":
+        return {"attention_mask": whole(task.mask, length)}
+    return {"position_ids": torch.arange(length)[None] % 1024} if task.way == "packed" else {}
+
+
+def until(call: dict[str, Any], start: int, end: int) -> dict[str, Any]:
+    """The same call for the tokens `start .. end - 1`, behind those before them."""
+    own = dict(call)
+    if "mask_inputs" in call:
+        own["mask_inputs"] = {name: data[:, :end] for name, data in call["mask_inputs"].items()}
+    if "attention_mask" in call:
+        own["attention_mask"] = call["attention_mask"][:, :, start:end, :end]
+    return own
+
+
+def model_run(task: Task) -> Callable[[], object]:
+    run = model(task.way)
+    if task.work == "decode":
+        return decoding(task)
+    ids, call = inputs(task.length)["input_ids"], said(task, task.length)
     if task.work == "training":
-        return lambda: run(ids, **call).last_hidden_state.square().mean().backward()
-    return lambda: prefill(run, ids, call) if task.work == "prefill" else run(ids, **call)
+        return lambda: run(ids, use_cache=False, **call).last_hidden_state.square().mean().backward()
+    if task.work == "prefill":
+        return lambda: filled(run, ids, call)
+    return lambda: run(ids, use_cache=False, **call)
 
 
-def prefill(run: Any, ids: Tensor, call: dict[str, Any]) -> None:
+def filled(run: Any, ids: Tensor, call: dict[str, Any]) -> Any:
+    """A cache of these tokens, chunk by chunk."""
     from transformers import DynamicCache
 
-    past, mask = DynamicCache(), call.get("attention_mask")
+    past = DynamicCache()
     for start in range(0, ids.shape[1], CHUNK):
         end = min(start + CHUNK, ids.shape[1])
-        own = call | {"use_cache": True} | ({} if mask is None else {"attention_mask": mask[:, :, start:end, :end]})
-        run(ids[:, start:end], past_key_values=past, **own)
+        run(ids[:, start:end], past_key_values=past, **until(call, start, end))
+    return past
 
 
-def peak() -> float:
-    """The most memory that this process held since it was last reset, in MiB."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found[1]) / 1024 if found else float("nan")
+@cache
+def cached(task: Task) -> tuple[Tensor, dict[str, Any], Any]:
+    """Tokens, a call that says their mask, and a cache of all but the last ones."""
+    total = task.length + TOKENS
+    ids, call = inputs(total)["input_ids"], said(task, total)
+    return ids, call, filled(model(task.way), ids[:, : task.length], call)
 
 
-def reset_peak() -> None:
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+def decoding(task: Task) -> Callable[[], object]:
+    ids, call, past = cached(task)
+
+    def run() -> None:
+        past.crop(task.length - past.get_seq_length())  # a number below 0: so many fewer
+        for start in range(task.length, task.length + TOKENS):
+            model(task.way)(ids[:, start : start + 1], past_key_values=past, **until(call, start, start + 1))
+
+    return run
 
 
 def measured(task: Task) -> Measure:
@@ -190,11 +219,18 @@ def measured(task: Task) -> Measure:
         if task.way == "flex":
             run()  # compiles
         reset_peak()
-        start = perf_counter()
-        run()
-        seconds = perf_counter() - start
+        before, seconds = held(), timed(run)
+        memory = peak()
+        if seconds < SHORT:
+            seconds = timed(run)
     part = visible_part(task.mask, task.length) if task.way == "tiles" else 1.0
-    return Measure(seconds, peak(), part)
+    return Measure(seconds, memory, memory - before, part)
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = perf_counter()
+    run()
+    return perf_counter() - start
 
 
 def main() -> None:

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 
+_FEW = 8  # intervals: with more, torch's sort is faster than comparing neighbours
+
+
 @dataclass(frozen=True, eq=False)
 class Ranges:
     """For each query the keys it may see, as half-open intervals `[start, end)` of key positions.
@@ -66,12 +69,12 @@ class Ranges:
     @classmethod
     def covering(cls, start: Tensor, end: Tensor, length: int) -> Ranges:
         """The union of any intervals, int64 `(batch, heads, intervals, queries)`: overlapping, empty, in any order."""
-        start, order = start.where(start < end, length).sort(dim=2)
-        end = end.gather(2, order).where(start < length, length).cummax(dim=2).values
-        joins = start[:, :, 1:] <= end[:, :, :-1]  # the interval before it
+        used = start < end
+        start, end = _in_order(start.where(used, length)), _in_order(end.where(used, length))
+        joins = start[:, :, 1:] <= end[:, :, :-1]  # as many have ended as begun: no gap before it
         start[:, :, 1:] = start[:, :, 1:].where(~joins, length)
         end[:, :, :-1] = end[:, :, :-1].where(~joins, length)
-        return _used(start.sort(dim=2).values, end.sort(dim=2).values, length)
+        return _used(_in_order(start), _in_order(end), length)
 
     @classmethod
     def of_grid(cls, visible: Tensor) -> Ranges:
@@ -156,14 +159,25 @@ def _canonical(start: Tensor, end: Tensor, length: int) -> Ranges:
     empty = start >= end
     start, end = start.where(~empty, length), end.where(~empty, length)
     if bool((start[:, :, 1:] < start[:, :, :-1]).any()):
-        start, order = start.sort(dim=2, stable=True)
-        end = end.gather(2, order)
+        start, end = _in_order(start), _in_order(end)
     return _used(start, end, length)
+
+
+def _in_order(side: Tensor) -> Tensor:
+    """Starts or ends, sorted per query. Of few intervals all queries are compared at once, neighbour by neighbour."""
+    places = list(side.unbind(2))
+    if len(places) > _FEW:
+        return side.sort(dim=2).values
+    for turn in range(len(places)):
+        for i in range(turn % 2, len(places) - 1, 2):
+            low, high = places[i : i + 2]
+            places[i : i + 2] = torch.minimum(low, high), torch.maximum(low, high)
+    return torch.stack(places, 2)
 
 
 def _used(start: Tensor, end: Tensor, length: int) -> Ranges:
     """Without the places that no query needs."""
-    used = max(1, int((start < end).sum(2).max())) if start.numel() else 1
+    used = max(1, int((start < end).any(3).any(0).any(0).sum()))
     return Ranges(start[:, :, :used], end[:, :, :used], length)
 
 

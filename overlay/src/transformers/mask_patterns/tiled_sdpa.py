@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .lowering.tiles import Part, Segment, Tile, TilePlan
+from .lowering.batches import Batch, add_to, taken
+from .lowering.tiles import Place, Segment, TilePlan
 
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -50,14 +51,15 @@ def tiled_sdpa(q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, scale: float | N
 class _TiledSdpa(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, scale: float | None) -> Tensor:
-        batch, heads, queries, head_dim = q.shape
-        output = q.new_empty(batch, queries, heads, head_dim)
-        lse = q.new_empty(batch, heads, queries, dtype=_exact(q.dtype))
-        for part, tile in _tiles(plan):
-            mine = part.rows, part.heads, slice(tile.start, tile.end)
-            own_k, own_v = (x[part.rows, part.groups] for x in (k, v))
-            own_output, lse[mine] = _attend(q[mine], own_k, own_v, tile, scale)
-            output.transpose(1, 2)[mine] = own_output
+        output = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
+        lse = q.new_empty(q.shape[:3], dtype=_exact(q.dtype))
+        for (rows, heads, groups), batch in _batches(plan):
+            own_q, own_output, own_lse = (
+                _queries(x[rows, heads], batch) for x in (q, output.transpose(1, 2), lse[..., None])
+            )
+            found, found_lse = _attend(own_q, k[rows, groups], v[rows, groups], batch, scale)
+            own_output.copy_(found)
+            own_lse.copy_(found_lse[..., None])
         ctx.save_for_backward(q, k, v, output, lse)
         ctx.plan, ctx.scale = plan, scale
         return output
@@ -87,15 +89,15 @@ class _TiledGradients(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad, output = grad.contiguous().transpose(1, 2), output.transpose(1, 2)
         grad_q, grad_k, grad_v = (torch.zeros(x.shape, dtype=_exact(x.dtype)) for x in (q, k, v))
-        for part, tile in _tiles(plan):
-            mine = part.rows, part.heads, slice(tile.start, tile.end)
-            for segment in tile.segments:
-                keys = part.rows, part.groups, slice(segment.start, segment.end)
-                given = grad[mine], q[mine], k[keys], v[keys], output[mine], lse[mine]
-                mask = _additive(segment, q)
-                found = _backward(*given, 0.0, False, attn_mask=mask, scale=scale)
-                for total, at, own in zip((grad_q, grad_k, grad_v), (mine, keys, keys), found, strict=True):
-                    total[at] += own
+        for (rows, heads, groups), batch in _batches(plan):
+            mine = [_queries(x[rows, heads], batch) for x in (grad, q, output, lse[..., None])]
+            for segment, step in zip(batch.tile.segments, batch.steps, strict=True):
+                own_k, own_v = (_keys(x[rows, groups], segment, batch.times, step) for x in (k, v))
+                given = *mine[:2], own_k, own_v, mine[2], mine[3][..., 0]
+                found = _backward(*given, 0.0, False, attn_mask=_additive(segment, q), scale=scale)
+                add_to(grad_q[rows, heads], found[0], batch.tile.start, batch.times, batch.step)
+                for total, own in ((grad_k, found[1]), (grad_v, found[2])):
+                    add_to(total[rows, groups], own, segment.start, batch.times, step)
         return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
     @staticmethod
@@ -106,8 +108,21 @@ class _TiledGradients(torch.autograd.Function):
         )
 
 
-def _tiles(plan: TilePlan) -> Iterator[tuple[Part, Tile]]:
-    return ((part, tile) for part in plan.parts for tile in part.tiles)
+def _batches(plan: TilePlan) -> Iterator[tuple[Place, Batch]]:
+    """Rows, heads and key/value heads, and tiles that go through the kernel together; several of them row by row."""
+    for part in plan.parts:
+        for batch in part.batches:
+            each = [slice(row, row + 1) for row in range(part.rows.start, part.rows.stop)]
+            for rows in [part.rows] if batch.times == 1 else each:
+                yield (rows, part.heads, part.groups), batch
+
+
+def _queries(states: Tensor, batch: Batch) -> Tensor:
+    return taken(states, batch.tile.start, batch.tile.end, batch.times, batch.step)
+
+
+def _keys(states: Tensor, segment: Segment, times: int, step: int) -> Tensor:
+    return taken(states, segment.start, segment.end, times, step)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
@@ -115,18 +130,21 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float | None) -> tuple[Tensor, Tensor]:
-    """The output of a tile, of the shape of `q`, and the log-sum-exp of its scores; +inf for what sees nothing."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None) -> tuple[Tensor, Tensor]:
+    """The output of tiles, of the shape of `q`, and the log-sum-exp of their scores; +inf for what sees nothing."""
+    tile = batch.tile
     if not tile.segments:
         return torch.zeros_like(q), q.new_full(q.shape[:3], torch.inf, dtype=_exact(q.dtype))
-    found = [_attend_to(segment, q, k, v, scale) for segment in tile.segments]
+    found = []
+    for segment, step in zip(tile.segments, batch.steps, strict=True):
+        own_k, own_v = (_keys(x, segment, batch.times, step) for x in (k, v))
+        found.append(_attend_to(segment, q, own_k, own_v, scale))
     output, lse = found[0] if len(found) == 1 else _merged(found)
     return output, lse if tile.empty is None else lse.masked_fill(tile.empty, torch.inf)
 
 
 def _attend_to(segment: Segment, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
     """The same for the keys of one segment; -inf for queries that see none of them."""
-    k, v = (x[:, :, segment.start : segment.end] for x in (k, v))
     output, lse = _forward(q, k, v, attn_mask=_additive(segment, q), scale=scale)
     if segment.mask is None or not bool(segment.mask.blind.any()):
         return output, lse

@@ -26,18 +26,20 @@ class Runs:
     @classmethod
     def of(cls, row: Tensor, position: Tensor, group: Tensor, groups: int) -> Runs:
         """From every token, in order: its row, its position, and its group, int64 `(tokens,)` each; -1 is none."""
-        begins = torch.ones_like(row, dtype=torch.bool)
-        begins[1:] = (row[1:] != row[:-1]) | (group[1:] != group[:-1])
-        first = begins.nonzero()[:, 0]
-        size = torch.diff(first, append=first.new_tensor([len(row)]))
-        start, owner = position[first], group[first]
+        first, size = _pieces(row, group)
+        owner = group[first]
         used = owner >= 0
-        start, end, owner = start[used], (start + size)[used], owner[used]
+        start = position[first]
+        return cls.among(owner[used], start[used], (start + size)[used], groups)
+
+    @classmethod
+    def among(cls, owner: Tensor, start: Tensor, end: Tensor, groups: int) -> Runs:
+        """From every run, in order: its group, and where it starts and ends, int64 `(runs,)` each."""
         order = owner.argsort(stable=True)
         counts = owner.bincount(minlength=groups)
-        rank = torch.arange(len(owner), device=row.device) - (counts.cumsum(0) - counts)[owner[order]]
+        rank = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
         never = torch.iinfo(torch.int32).max
-        starts = row.new_full((max(1, int(counts.max()) if groups else 0), groups + 1), never)
+        starts = owner.new_full((max(1, int(counts.max()) if groups else 0), groups + 1), never)
         ends = starts.clone()
         starts[rank, owner[order]], ends[rank, owner[order]] = start[order], end[order]
         return cls(starts, ends)
@@ -72,22 +74,42 @@ class Groups:
     @classmethod
     def of(cls, ids: PerToken) -> Groups:
         row, position = ids.tokens
-        dense = ids.values.unique(return_inverse=True)[1]
-        key = row * len(ids.values) + ids.mapped(dense)[row, position]
-        names, group = key.unique(return_inverse=True)
-        order = group.argsort(stable=True)
-        counts = group.bincount(minlength=len(names))
-        rank = torch.empty_like(group)
-        rank[order] = torch.arange(len(group), device=row.device) - (counts.cumsum(0) - counts)[group[order]]
+        place = ids.starts[row] + position
+        own = ids.values[place]
+        first, size = _pieces(row, own)
+        dense = own[first].unique(return_inverse=True)[1]
+        names, group = (row[first] * (len(first) + 1) + dense).unique(return_inverse=True)
+        before = _sizes_before(group, size)
 
-        def by_token(values: Tensor, elsewhere: int) -> PerToken:
+        def by_token(of_run: Tensor, elsewhere: int) -> PerToken:
             filled = torch.full_like(ids.values, elsewhere)
-            filled[ids.starts[row] + position] = values
+            filled[place] = of_run.repeat_interleave(size)
             return ids.mapped(filled)
 
-        runs = Runs.of(row, position, group, len(names))
-        return cls(ids, by_token(group, len(names)), by_token(rank, 0), runs)
+        start = position[first]
+        rank = by_token(before - start, 0)
+        rank.values[place] += position
+        runs = Runs.among(group, start, start + size, len(names))
+        return cls(ids, by_token(group, len(names)), rank, runs)
 
     def same(self, q: Tensor, length: int, batch: Tensor) -> Ranges:
         """The tokens that have each query's id."""
         return self.runs.at(self.group[batch, q.clamp(min=0)], length)
+
+
+def _pieces(row: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Where neighbours begin that are alike in both, and how many each time, int64 `(pieces,)`."""
+    begins = torch.ones_like(row, dtype=torch.bool)
+    begins[1:] = (row[1:] != row[:-1]) | (value[1:] != value[:-1])
+    first = begins.nonzero()[:, 0]
+    return first, torch.diff(first, append=first.new_tensor([len(row)]))
+
+
+def _sizes_before(group: Tensor, size: Tensor) -> Tensor:
+    """How much of each run's group lies in earlier runs, int64 `(runs,)`."""
+    order = group.argsort(stable=True)
+    so_far = size[order].cumsum(0) - size[order]
+    begins = torch.searchsorted(group[order], group[order])
+    before = torch.empty_like(size)
+    before[order] = so_far - so_far[begins]
+    return before

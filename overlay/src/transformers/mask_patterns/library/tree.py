@@ -127,12 +127,12 @@ class _BoundTree(Bound):
         prefix = self.prefix[batch]
         in_tree = q >= prefix
         node = self._node(q, prefix)
-        shown = Ranges.single(torch.zeros_like(q), torch.minimum(q + 1, prefix), length)
-        for level in range(levels):
-            line = self.ancestors[:, level][batch, node]
-            key = (line + prefix).where(in_tree & (line >= 0), -1)
-            shown = shown | Ranges.single(key, key + 1, length)
-        return shown
+        lines = self.ancestors[batch, :, node].movedim(-1, 1)
+        known = (lines >= 0) & in_tree[:, None]
+        key = (lines + prefix[:, None]).where(known, 0)
+        start = torch.cat([torch.zeros_like(key[:, :1]), key], 1)
+        end = torch.cat([torch.minimum(q + 1, prefix)[:, None].expand_as(key[:, :1]), key + known], 1)
+        return Ranges.covering(start[:, None], end[:, None], length)
 
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor:
         prefix = self.prefix[batch]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,12 +18,13 @@ from torch import Tensor
 from ..pattern import Pattern
 from ..positions import Layout
 from ..ranges import Ranges
+from .batches import Batch, batches
 from .dense import key_ranges
 
 
 # What is fastest on a CPU, in scores of the kernel (one query and one key of one head), as `make bench` measures it.
-SIZES = {64: 1.3, 128: 1.12, 256: 1.02, 512: 1.0}  # queries per tile, and what a score costs there
-_MASKED = 0.15  # a mask makes a score dearer by this
+SIZES = {64: 1.16, 128: 1.1, 256: 1.02, 512: 1.0}  # queries per tile, and what a score costs there
+_MASKED = 0.1  # a mask makes a score dearer by this, its making included
 _SEGMENT = 32  # another segment costs each query as much as so many keys: what it finds is to be merged
 _CALL = 20_000  # and as much as so many scores, whatever its size
 _PLAN = 1_200_000  # to make a plan, for each of a few layers
@@ -104,6 +106,11 @@ class Part:
     groups: slice
     tiles: tuple[Tile, ...]
 
+    @cached_property
+    def batches(self) -> tuple[Batch, ...]:
+        """The tiles, those together that look alike."""
+        return batches(self.tiles)
+
 
 @dataclass(frozen=True, eq=False)
 class TilePlan:
@@ -156,6 +163,16 @@ def slot_ranges(ranges: Ranges, keys: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         int64 `(batch or 1, heads or 1, intervals, queries)` each; what is empty starts behind all keys and ends at 0.
     """
+    count = keys.shape[1]
+    if len(keys) == 1 and count and bool((keys.diff() == 1).all()):  # no padding
+        start, end = ((side - keys[0, 0]).clamp(0, count) for side in (ranges.start, ranges.end))
+    else:
+        start, end = _looked_up_slots(ranges, keys)
+    empty = start >= end
+    return start.where(~empty, count), end.where(~empty, 0)
+
+
+def _looked_up_slots(ranges: Ranges, keys: Tensor) -> tuple[Tensor, Tensor]:
     rows, count = keys.shape
     length = ranges.length
     slot = torch.arange(count).expand(rows, -1)
@@ -163,9 +180,7 @@ def slot_ranges(ranges: Ranges, keys: Tensor) -> tuple[Tensor, Tensor]:
     first = slot.new_full((rows, length + 2), count).scatter_(1, place, slot)[:, : length + 1]
     first = first.flip(1).cummin(1).values.flip(1)  # the first slot from each position on
     behind = slot.new_zeros(rows, length + 3).scatter_(1, place + 1, slot + 1)[:, : length + 1].cummax(1).values
-    start, end = _looked_up(first, ranges.start), _looked_up(behind, ranges.end)
-    empty = start >= end
-    return start.where(~empty, count), end.where(~empty, 0)
+    return _looked_up(first, ranges.start), _looked_up(behind, ranges.end)
 
 
 def _looked_up(table: Tensor, at: Tensor) -> Tensor:
@@ -334,26 +349,36 @@ class _Tiling:
         )
         empty = start >= end
         bounds = torch.stack([start.where(~empty, 0), end.where(~empty, 0)], 1)  # (segments, 2, intervals, queries)
-        looks = [self._look(own, *given) for own, given in zip(bounds, partial, strict=True)]
-        times = Counter(key for key, *_ in looks)
-        made: dict[tuple[int, bytes, bytes], PartialMask] = {}
-        for key, (own_start, own_end), hidden in looks:
-            made.setdefault(key, PartialMask(own_start, own_end, hidden, key[0], times[key] > 1))
-        return [made[key] for key, *_ in looks]
+        looks = list(map(self._look, bounds.numpy(), partial))
+        times = Counter(looks)
+        made: dict[_Look, PartialMask] = {}
+        for number, look in enumerate(looks):
+            if look not in made:
+                start, end = bounds[number, ..., : look.queries]
+                made[look] = PartialMask(start, end, self._hidden(partial[number]), look.keys, times[look] > 1)
+        return [made[look] for look in looks]
 
-    def _look(
-        self, bounds: Tensor, place: int, tile: int, start: int, end: int
-    ) -> tuple[tuple[int, bytes, bytes], Tensor, Tensor | None]:
-        """What tells the mask of a segment from others, and what it is made of."""
-        at = self._queries(tile)
-        bounds = bounds[..., : at.stop - at.start]
+    def _look(self, bounds: Any, given: tuple[int, int, int, int]) -> _Look:
+        _, tile, start, end = given
+        at, hidden = self._queries(tile), self._hidden(given)
+        queries = at.stop - at.start
+        padding = b"" if hidden is None else hidden.numpy().tobytes()
+        return _Look(end - start, queries, bounds[..., :queries].tobytes(), padding)
+
+    def _hidden(self, given: tuple[int, int, int, int]) -> Tensor | None:
+        """Keys of a segment that are no tokens, if there are any."""
+        place, _, start, end = given
         hidden = None if self.hidden is None else self.hidden[place, start:end]
-        hidden = None if hidden is None or not bool(hidden.any()) else hidden
-        return (end - start, _bytes(bounds), b"" if hidden is None else _bytes(hidden)), bounds, hidden
+        return None if hidden is None or not bool(hidden.any()) else hidden
 
 
-def _bytes(values: Tensor) -> bytes:
-    return values.numpy().tobytes()
+class _Look(NamedTuple):
+    """What tells the mask of a segment from others."""
+
+    keys: int
+    queries: int
+    bounds: bytes
+    padding: bytes
 
 
 def _split(span: Span, cores: Sequence[Span]) -> Iterator[tuple[int, int, bool]]:
