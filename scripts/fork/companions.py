@@ -38,6 +38,16 @@ def environment_for(project: Project, version: str, metadata: str, torch: str) -
     return made
 
 
+def read_metadata(tree: Path) -> str:
+    """An unpacked sdist's PKG-INFO, with the requirements that older builders wrote into a file beside it."""
+    told = (tree / "PKG-INFO").read_text(encoding="utf-8")
+    beside = tree / "src" / f"{SUBMODULE}.egg-info" / "requires.txt"
+    if "\nRequires-Dist: " in told or not beside.exists():
+        return told
+    always = beside.read_text(encoding="utf-8").partition("[")[0].split()
+    return "".join(f"Requires-Dist: {line}\n" for line in always) + told
+
+
 def required(version: str, told: Message) -> list[Requirement]:
     """What the release requires here, without extras."""
     lines = tuple(told.get_all("Requires-Dist", []))

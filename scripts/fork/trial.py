@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fork import carry
-from fork.companions import environment_for
+from fork.companions import environment_for, read_metadata
 from fork.derive import Series, commit_overlay, derive
 from fork.errors import ForkError
 from fork.git import Git
@@ -129,7 +129,7 @@ class Workshop:
                     f"pip gave {archive.name}, expected {archive_name(version)}", next="make releases, as pip writes it"
                 )
             base = import_sdist(self.git, pin, scratch)
-            metadata = (scratch / archive.name.removesuffix(".tar.gz") / "PKG-INFO").read_text(encoding="utf-8")
+            metadata = read_metadata(scratch / archive.name.removesuffix(".tar.gz"))
         return Fetched(version, base, pin.sdist_sha256, metadata)
 
     def derive(self, pin: Pin) -> Series:
@@ -152,6 +152,9 @@ class Workshop:
         git, tip, adapted, stopped = self.git, onto, [], []
         carry.give_up(git, tip)
         for name, patch in series.patches.items():
+            if carry.is_void(git, patch, onto):
+                adapted.append(name)
+                continue
             problem = self._carry_patch(name, tip, patch)
             if problem:
                 stopped.append(problem)

@@ -79,26 +79,30 @@ def _given(arguments: Mapping[str, Any]) -> str | None:
     return next((name for name in _OURS if arguments.get(name) is not None), None)
 
 
-def tell_prompt(model: Any, arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int) -> None:
+def tell_prompt(
+    model: Any, arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int, to_come: int = 1
+) -> None:
     """Let every forward of `generate()` know what it started from: each row's prompt, and which rows are copies.
 
     Args:
         arguments: of the forwards to come, in which the prompt is put where there may be a pattern.
         input_ids: of the prompt, `(batch * copies, slots)`.
         batch: rows that the caller passed.
+        to_come: how many copies will be made of each of these rows.
     """
     if takes_masks(type(model.base_model)) and has_pattern(model, arguments.get("mask_pattern")):
-        put_prompt(arguments, input_ids, batch)
+        put_prompt(arguments, input_ids, batch, to_come)
     else:
         arguments.pop(PROMPT_ROWS, None)
 
 
-def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int) -> None:
+def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: int, to_come: int = 1) -> None:
     """`tell_prompt` of a model that takes masks; where the prompt is known already, as to an assistant, it stays."""
     mask = arguments.get("attention_mask")
     mask = input_ids.new_ones(input_ids.shape) if mask is None else mask
     if PROMPT_ROWS not in arguments and mask.ndim == 2:
-        arguments[PROMPT_ROWS] = PromptRows(mask.bool().sum(-1), mask.shape[1], len(input_ids) // batch)
+        real = mask.bool().sum(-1).repeat_interleave(to_come)
+        arguments[PROMPT_ROWS] = PromptRows(real, mask.shape[1], len(input_ids) // batch * to_come)
 
 
 def take_prompt_mask(model: Any, inputs: Tensor, arguments: MutableMapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ The features decide, never a version number: releases between the pins are serve
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache, partial
 from inspect import signature
 from typing import Any
@@ -20,12 +20,19 @@ from .errors import UnsupportedMaskError
 
 # What upstream's own masks are made from, by its names in all releases.
 _EMBEDS = ("inputs_embeds", "input_embeds")
+_KEYWORDS = ("kwargs", "flash_attn_kwargs")
 
 
 def given_embeds(arguments: Mapping[str, Any]) -> Tensor:
     """The embeddings `(batch, queries, any)` among the arguments of upstream's `create_causal_mask`."""
     embeds: Tensor = next(arguments[name] for name in _EMBEDS if name in arguments)
     return embeds if embeds.ndim == 3 else embeds[..., None]  # before transformers 5 generate() leaves the last out
+
+
+def keywords(names: Mapping[str, Any]) -> MutableMapping[str, Any]:
+    """The further arguments of a forward, among all its names; before transformers 4.54 they are for attention."""
+    found: MutableMapping[str, Any] = next(names[name] for name in _KEYWORDS if name in names)
+    return found
 
 
 def own_mask(kind: str, config: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Any) -> Any:
