@@ -19,7 +19,7 @@ SOURCED = $(if $(SOURCE),--source "$(SOURCE)") $(if $(UPSTREAM),--upstream "$(UP
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install uninstall apply export status verify prove branch wheel changes clean
-.PHONY: new-patch edit-patch drop-patch rebase rebase-continue rebase-abort
+.PHONY: new-patch edit-patch drop-patch rebase rebase-continue rebase-abort releases
 .PHONY: test test-pins test-upstream lint demo bench
 
 help: ## list the targets
@@ -63,6 +63,9 @@ rebase-continue: ## go on where a rebase stopped (ARGS="--drop N" or "--accept N
 
 rebase-abort: ## forget a rebase
 	$(TOOL) rebase-abort $(ARGS)
+
+releases: ## what to expect of every release between: docs/releases.md (ARGS="5.3.0 5.4.0": of these)
+	$(TOOL) releases $(ARGS)
 
 changes: ## docs/what_the_fork_changes.md, from the patches
 	$(TOOL) changes

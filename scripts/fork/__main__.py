@@ -17,6 +17,7 @@ from fork import export as export_module
 from fork import install as install_module
 from fork import prove as prove_module
 from fork import rebase as rebase_module
+from fork import releases as releases_module
 from fork import status as status_module
 from fork import verify as verify_module
 from fork import wheel as wheel_module
@@ -145,6 +146,16 @@ def rebase_abort(root: Path, arguments: argparse.Namespace) -> None:
     rebase_module.abort(root)
 
 
+def releases(root: Path, arguments: argparse.Namespace) -> None:
+    """The `releases` command."""
+    releases_module.releases(root, arguments.only)
+
+
+def releases_arguments(parser: argparse.ArgumentParser) -> None:
+    """The releases to try."""
+    parser.add_argument("only", nargs="*", metavar="VERSION", help="these alone (default: all that are not known)")
+
+
 def branch(root: Path, arguments: argparse.Namespace) -> None:
     """The `branch` command."""
     branch_module.branch(root, arguments.source, arguments.upstream)
@@ -250,6 +261,7 @@ COMMANDS = (
     Command("rebase", "the series, carried to another release", rebase, rebase_arguments, resume=rebase_module.resume),
     Command("rebase-continue", "go on where a rebase stopped", rebase_continue, rebase_continue_arguments),
     Command("rebase-abort", "forget a rebase", rebase_abort),
+    Command("releases", "the nearest series on every release", releases, releases_arguments),
     Command("changes", "docs/what_the_fork_changes.md, from the patches", changes),
     Command("branch", "the applied series as a plain git branch", branch, source_argument),
     Command("wheel", "wheel and sdist of the fork", wheel, source_argument),

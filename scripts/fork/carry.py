@@ -36,12 +36,42 @@ SETTINGS = {
 CONFIGURED = tuple(word for key, value in SETTINGS.items() for word in ("-c", f"{key}={value}"))
 REBASE = (*CONFIGURED, "rebase", "--quiet", "--merge", "--empty=ask", "--keep-empty", "--reapply-cherry-picks")
 SHOWN = 30
+# What upstream's converter writes at the head of a file that it makes.
+GENERATED = "This file was automatically generated from"
 
 
 def carry(git: Git, onto: str, patch: str) -> Stop:
-    """Put a commit on another one, in a worktree; whether that went through."""
+    """Put a commit on another one, in a worktree; whether that went through.
+
+    Generated files that the new release lacks are left out: nobody could say what to do there.
+    """
     done = git.run(*REBASE, "--onto", onto, f"{patch}^", patch, check=False)
-    return _stop(git, done.stderr if done.returncode else "")
+    stop = _stop(git, done.stderr if done.returncode else "")
+    left = left_out(git, patch, onto) if stop is Stop.CONFLICT else []
+    if left:
+        git.run("rm", "--quiet", "--cached", "--", *left)
+        for path in left:
+            (git.where / path).unlink(missing_ok=True)
+        stop = Stop.CONFLICT if unmerged(git) else go_on(git)
+    return stop
+
+
+def is_void(git: Git, patch: str, commit: str) -> bool:
+    """Whether a patch is about generated files alone, of which a commit has none."""
+    return edited(git, patch) == left_out(git, patch, commit)
+
+
+def edited(git: Git, patch: str) -> list[str]:
+    """The files that a patch edits."""
+    return git.lines("diff-tree", "-r", "-z", "--name-only", "--no-renames", f"{patch}^", patch)
+
+
+def left_out(git: Git, patch: str, commit: str) -> list[str]:
+    """The generated files that a patch edits and a commit does not have: models that came later, or are gone."""
+    paths = edited(git, patch)
+    there = set(git.lines("ls-tree", "-r", "-z", "--name-only", commit, "--", *paths))
+    gone = [path for path in paths if path not in there]
+    return [path for path in gone if GENERATED in git.run("cat-file", "blob", f"{patch}^:{path}").stdout]
 
 
 def go_on(git: Git) -> Stop:
@@ -88,8 +118,13 @@ def _patch_id(git: Git, commit: str) -> str:
 
 
 def astray(git: Git, old: str, new: str) -> str | None:
-    """Where a patch's changes went, if not where they were meant to go. An unbound name is a ForkError."""
-    return landing.moved(landing.changes(git, f"{old}^", old), landing.changes(git, f"{new}^", new))
+    """Where a patch's changes went, if not where they were meant to go. An unbound name is a ForkError.
+
+    Where upstream has renamed a class and kept its old name for it, that is the same place.
+    """
+    gone = left_out(git, old, new)
+    meant = [change for change in landing.changes(git, f"{old}^", old) if change.file not in gone]
+    return landing.moved(landing.renamed(git, meant, new), landing.changes(git, f"{new}^", new))
 
 
 def describe(git: Git, tree: Path, patch: str) -> str:

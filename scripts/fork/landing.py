@@ -14,7 +14,7 @@ import json
 import symtable
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 from unidiff.patch import PatchSet
@@ -246,6 +246,35 @@ def moved(meant: Sequence[Change], landed: Sequence[Change]) -> str | None:
     if not lost and not new:
         return None
     return f"meant for {_where(lost)}, went to {_where(new)}"
+
+
+def renamed(git: Git, meant: Sequence[Change], commit: str) -> list[Change]:
+    """The same changes, by the names that classes have in a commit which still binds their old ones to them."""
+    files = {change.file for change in meant if change.file.endswith(".py")}
+    new = {file: aliases(git.run("cat-file", "blob", f"{commit}:{file}", check=False).stdout) for file in files}
+    return [
+        replace(change, scopes=tuple(_renamed(scope, new.get(change.file, {})) for scope in change.scopes))
+        for change in meant
+    ]
+
+
+def aliases(source: str) -> dict[str, str]:
+    """The names that a module binds to its classes beside their own, as in `Old = New`."""
+    body = parse(source).body
+    classes = {node.name for node in body if isinstance(node, ast.ClassDef)}
+    pairs = [
+        (target.id, node.value.id)
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+    return {old: new for old, new in pairs if new in classes and old not in classes}
+
+
+def _renamed(scope: str, names: Mapping[str, str]) -> str:
+    first, *rest = scope.split(".")
+    return ".".join([names.get(first, first), *rest])
 
 
 def _places(found: Sequence[Change], like: Change) -> Counter[tuple[str, ...]]:

@@ -171,6 +171,9 @@ def _run(area: Area, progress: Progress) -> None:
     while progress.next:
         progress = area.write(changed(progress, stop=Stop.NOWHERE))
         patch = progress.patches[str(progress.next)]
+        if carry.is_void(area.git, patch, progress.bases[1]):
+            progress = _dropped(area, progress, f"{', '.join(carry.edited(area.git, patch))}: not there")
+            continue
         stop = carry.carry(area.git, progress.tip, patch)
         if stop is not Stop.NOWHERE:
             raise _stopped(area, changed(progress, stop=stop))
@@ -249,8 +252,10 @@ def _land(area: Area, progress: Progress, fate: Fate, accept: bool = False) -> P
             next=f"edit {area.shown} and git -C {area.shown} commit --all --amend --no-edit, "
             f"then make rebase-continue{moved}",
         )
-    print(f"{fate.value}: {patch}")
-    return area.write(progress.after(Carried(patch, commit, fate, f"accepted: {astray}" if astray else "")))
+    left = carry.left_out(git, progress.patches[patch], commit)
+    notes = [f"accepted: {astray}"] * bool(astray) + [f"without {path}, which is not there" for path in left]
+    print(f"{fate.value}: {'; '.join([patch, *notes])}")
+    return area.write(progress.after(Carried(patch, commit, fate, "; ".join(notes))))
 
 
 def _stopped(area: Area, progress: Progress) -> ForkError:

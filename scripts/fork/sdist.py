@@ -65,7 +65,7 @@ def _refuse_unknown(version: str, said: str) -> None:
         return  # no access, or another problem: pip says which
     sdists = listed[1].split(", ")
     latest = sdists[-1]
-    if version in _released():
+    if version in released():
         raise ForkError(
             f"transformers {version} has no sdist in pip's index, expected one: a pin records its sha256",
             next=f"make rebase TO={latest}, or another release that has one",
@@ -76,8 +76,8 @@ def _refuse_unknown(version: str, said: str) -> None:
     )
 
 
-def _released() -> list[str]:
-    """The releases that pip's index or wheelhouse has, with an sdist or without."""
+def released() -> list[str]:
+    """The releases that pip's index or wheelhouse has, with an sdist or without; none that is not final."""
     done = _pip("index", "versions", "--ignore-requires-python", SUBMODULE)
     found = re.search(r"^Available versions: (.*)$", done.stdout, re.M)
     return found[1].split(", ") if found else []

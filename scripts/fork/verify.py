@@ -11,6 +11,7 @@ from typing import TypeVar
 from unidiff.patch import PatchSet
 
 from fork import series
+from fork.carry import GENERATED
 from fork.checkout import Checkout
 from fork.derive import ABSENT, Series, derive, diff
 from fork.errors import ForkError
@@ -27,7 +28,6 @@ from fork.source import Source, fetch_base, known_base
 T = TypeVar("T")
 
 AIM = 150
-GENERATED = "This file was automatically generated from"
 
 
 @dataclass(frozen=True)

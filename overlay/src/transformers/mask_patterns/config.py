@@ -37,6 +37,10 @@ class ConfigPattern:
         _drop_warning(config)
 
 
+# What the base of all configurations has.
+mask_pattern = ConfigPattern()
+
+
 class ReadOnly(dict[str, Any]):
     """A mapping as a configuration shows it. What is put into it in place nobody would check or write as text."""
 

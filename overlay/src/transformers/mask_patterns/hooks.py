@@ -15,13 +15,13 @@ from torch import Tensor
 
 from .attention import PACKING, READ, AttentionFunction, LayerMasks, attend
 from .context import innermost
+from .continuous import guard_entries
 from .errors import bad_argument
 from .forward import Forward
 from .generation import (
     PROMPT_MASK,
     PROMPT_ROWS,
     check_arguments,
-    check_continuous_batching,
     check_generation_config,
     has_pattern,
     take_prompt_mask,
@@ -41,29 +41,37 @@ from .refusals import (
     check_prepared,
     check_router,
 )
-from .takers import check_config, computes_with_its_mask, takes_masks
+from .takers import check_pattern, computes_with_its_mask, takes_masks
 from .training import LeakWatch, loss_function
-from .upstream import given_embeds, hook_eager, made_cache, unmade_embeds
+from .upstream import given_embeds, hook_eager, keywords, made_cache, unmade_embeds
 
 
 __all__ = [
     "attention_function",
     "check_arguments",
     "check_config",
-    "check_continuous_batching",
+    "create_masks",
     "check_generation_config",
     "check_pipeline",
     "check_router",
     "hook_eager",
     "loss_function",
     "mask_function",
+    "mask_function_of_call",
     "mask_preparation",
     "masks",
     "masks_first",
+    "masks_of_call",
     "only",
     "take_prompt_mask",
     "tell_prompt",
 ]
+
+
+def check_config(model: Any) -> None:
+    """At the end of a model's construction: what would ignore the pattern of its config refuses it."""
+    guard_entries(type(model))
+    check_pattern(model)
 
 
 def attention_function(function: AttentionFunction) -> AttentionFunction:
@@ -174,6 +182,24 @@ def _is_ours(forward: Forward, attention_mask: Any, kwargs: Mapping[str, Any]) -
         return False
     check_router(attention_mask, kwargs.get("output_router_logits"))
     return True
+
+
+def masks_of_call(names: Mapping[str, Any]) -> Any:
+    """`masks`, of what the calling forward has under its own names, which releases change."""
+    given = ("attention_mask", "input_ids", "inputs_embeds", "position_ids", "past_key_values")
+    return masks(names["self"], *(names[name] for name in given), keywords(names))
+
+
+def mask_function_of_call(names: Mapping[str, Any]) -> Callable[..., Any]:
+    """`mask_function`, of what the calling forward has under its own names."""
+    return mask_function(names["self"], names["mask_function"], names["input_ids"], keywords(names))
+
+
+def create_masks(model: Any, inputs: Mapping[str, Any], kwargs: MutableMapping[str, Any]) -> Callable[..., Any]:
+    """`mask_preparation` of what upstream takes for models that do not bring their own."""
+    from ..masking_utils import create_masks_for_generate
+
+    return mask_preparation(model, create_masks_for_generate, inputs, kwargs)
 
 
 def mask_preparation(

@@ -34,7 +34,7 @@ def computes_with_its_mask(kind: type) -> bool:
     return any(base.__name__ == "DogeModel" for base in kind.__mro__)
 
 
-def check_config(model: Any) -> None:
+def check_pattern(model: Any) -> None:
     """At the end of a model's construction: something in it reads the pattern of its config, if there is one.
 
     Raises:

@@ -6,7 +6,7 @@ The features decide, never a version number: releases between the pins are serve
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache, partial
 from inspect import signature
 from typing import Any
@@ -20,6 +20,7 @@ from .errors import UnsupportedMaskError
 
 # What upstream's own masks are made from, by its names in all releases.
 _EMBEDS = ("inputs_embeds", "input_embeds")
+_KEYWORDS = ("kwargs", "flash_attn_kwargs")
 
 
 def given_embeds(arguments: Mapping[str, Any]) -> Tensor:
@@ -42,6 +43,12 @@ def made_cache(model: Any, use_cache: bool | None) -> Any:
 
     is_wanted = model.config.use_cache if use_cache is None else use_cache
     return DynamicCache() if is_wanted and not (model.gradient_checkpointing and model.training) else None
+
+
+def keywords(names: Mapping[str, Any]) -> MutableMapping[str, Any]:
+    """The further arguments of a forward, among all its names; before transformers 4.54 they are for attention."""
+    found: MutableMapping[str, Any] = next(names[name] for name in _KEYWORDS if name in names)
+    return found
 
 
 def own_mask(kind: str, model: Any, embeds: Tensor, mask: Tensor | None, cache: Any, position_ids: Any) -> Any:
