@@ -81,8 +81,17 @@ def cached(model: Any, ids: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
         out = model(ids[:, first:last], attention_mask=part, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         yield out.logits
-    for settings in ({"use_cache": True}, {"use_cache": False}, {"num_beams": 2}, {"cache_implementation": "static"}):
+    static = [{"cache_implementation": "static"}] * getattr(model, "_supports_static_cache", True)
+    for settings in ({"use_cache": True}, {"use_cache": False}, {"num_beams": 2}, *static):
         yield model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0, **settings)
+
+
+def switch(model: Any, backend: str) -> None:
+    """The same on every release: before transformers 4.53 models have no method for it."""
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation(backend)
+    else:
+        model.config._attn_implementation = backend
 
 
 def flex(model: Any, ids: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
@@ -100,7 +109,7 @@ def outputs() -> Iterator[tuple[str, Tensor]]:
         for kind, rows in MASKS.items():
             mask = None if rows is None else torch.tensor(rows)
             for backend in ("eager", "sdpa"):
-                model.set_attn_implementation(backend)
+                switch(model, backend)
                 for run in (training, cached):
                     for i, tensor in enumerate(run(model, ids, mask)):
                         yield f"{name} {kind} {backend} {run.__name__} {i}", tensor
@@ -110,7 +119,7 @@ def outputs() -> Iterator[tuple[str, Tensor]]:
 
 
 def flexible(name: str, model: Any, ids: Tensor, mask: Tensor | None) -> Iterator[tuple[str, Tensor]]:
-    model.set_attn_implementation("flex_attention")
+    switch(model, "flex_attention")
     steps = flex(model, ids, mask)
     with torch.no_grad():
         for i in range(3):

@@ -50,7 +50,7 @@ def test_a_dispatched_model_computes_what_a_plain_one_does(name: str, pair: tupl
     plain, spread = pair
     with torch.no_grad():
         native, want, got = plain(ids).logits, plain(ids, **CALLS[name]).logits, spread(ids, **CALLS[name]).logits
-    assert torch.equal(got, want)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)  # weights from a disk lie elsewhere, and so add up
     assert not torch.allclose(got, native, atol=1e-2)
 
 

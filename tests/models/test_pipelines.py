@@ -97,7 +97,7 @@ def said_to_the_pipeline(model: Any, tokenizer: Any) -> Any:
 
 
 def said_where_it_is_loaded(_: Any, tokenizer: Any) -> Any:
-    settings = {"mask_pattern": STREAMING, "dtype": torch.float32}
+    settings = {"mask_pattern": STREAMING, **FLOAT32}
     made = pipeline("text-generation", model=str(TINY), tokenizer=tokenizer, model_kwargs=settings)
     assert made.model.config.mask_pattern == str(STREAMING)
     return made(TEXTS, batch_size=2, return_full_text=False, **GREEDY)
@@ -160,7 +160,8 @@ def test_chats(model: Any, tokenizer: Any) -> None:
         generated = model.generate(**row, mask_pattern=STREAMING, **GREEDY)
         assert tokenizer.decode(generated[0, row.input_ids.shape[1] :]) == text
     made = pipeline("text-generation", model=model, tokenizer=tokenizer)
-    out = made(CHATS, mask_pattern=STREAMING, batch_size=2, **GREEDY)
+    as_it_is = {"clean_up_tokenization_spaces": False}
+    out = made(CHATS, mask_pattern=STREAMING, batch_size=2, **as_it_is, **GREEDY)
     assert [row[0]["generated_text"][-1]["content"] for row in out] == want
 
 

@@ -324,7 +324,7 @@ def _check_takes_bias(function: AttentionFunction) -> None:
     if "position_bias" not in signature(function).parameters:
         raise UnsupportedMaskError(
             "attention_mask: flex_attention in this release of transformers takes no floating mask for all heads. "
-            "Pass a bool mask, or switch with model.set_attn_implementation('sdpa')."
+            "Pass a bool mask, or load the model with attn_implementation='sdpa'."
         )
 
 

@@ -84,9 +84,11 @@ def from_file(settings: dict[str, Any]) -> dict[str, Any]:
     inner = {name: from_file(value) for name, value in settings.items() if isinstance(value, dict)}
     said = {**settings, **inner}
     kinds = said.get("layer_types")
-    if kinds and str(kinds[0]).startswith(_SIGN):
-        said["layer_types"] = kinds[1:] or None
-    return said
+    if not kinds or not str(kinds[0]).startswith(_SIGN):
+        return said
+    if kinds[1:]:
+        return said | {"layer_types": kinds[1:]}
+    return {name: value for name, value in said.items() if name != "layer_types"}
 
 
 def _drop_warning(config: Any) -> None:

@@ -111,7 +111,7 @@ class Forward:
         can = ", ".join(repr(backend.value) for backend in Backend)
         return UnsupportedMaskError(
             f"attn_implementation={self.config._attn_implementation!r} cannot obey {what}; these can: {can}. "
-            "Switch with model.set_attn_implementation('sdpa')."
+            "Load the model with attn_implementation='sdpa', or switch with model.set_attn_implementation('sdpa')."
         )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -136,6 +136,6 @@ def _attend_eagerly(function: AttentionFunction, module: Any, *args: Any, **kwar
     if backend != "eager" and any(isinstance(given, LayerMasks) for given in (*args, *kwargs.values())):
         raise UnsupportedMaskError(
             f"output_attentions: in this release of transformers it takes eager attention in place of {backend!r}, "
-            f"and the mask is made for that. Switch with model.set_attn_implementation('eager')."
+            f"and the mask is made for that. Load the model with attn_implementation='eager'."
         )
     return attend(function, module, *args, **kwargs)
