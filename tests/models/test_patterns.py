@@ -240,10 +240,16 @@ def test_eager_weights_of_hidden_keys_are_exactly_zero(ids: Tensor) -> None:
     assert all((w[hidden] == 0).all() and (w[~hidden] > 0).all() for w in weights)
 
 
-def test_token_ids_given_for_the_prompt_do_not_stand_for_generated_tokens(ids: Tensor) -> None:
-    model, pattern = make_model(), Causal() & Document(separator=5)
-    with pytest.raises(ValueError, match="`input_ids`: got shape"):
-        model.generate(ids, max_new_tokens=3, pad_token_id=0, mask_pattern=pattern, mask_inputs={"input_ids": ids})
+def test_token_ids_given_for_the_prompt_go_on_with_the_generated_tokens(ids: Tensor) -> None:
+    model = make_model()
+    call: dict[str, Any] = {"max_new_tokens": 6, "pad_token_id": 0, "mask_pattern": Causal() & Document(separator=5)}
+    call |= {"sequence_bias": {(5,): 3.0}, "output_logits": True, "return_dict_in_generate": True}
+    given, known = model.generate(ids, mask_inputs={"input_ids": ids}, **call), model.generate(ids, **call)
+    assert (known.sequences[:, ids.shape[1] : -1] == 5).any()
+    assert torch.equal(given.sequences, known.sequences)
+    assert torch.equal(torch.stack(given.logits), torch.stack(known.logits))
+    with pytest.raises(ValueError, match="`input_ids`: got"):
+        model.generate(ids, mask_inputs={"input_ids": ids[:, 1:]}, **call)
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
