@@ -112,7 +112,7 @@ def test_the_tests_run_in_the_clones_own_environment(tiny: Tiny, monkeypatch: py
         report.write_text("")
         return subprocess.CompletedProcess(words, 1)
 
-    monkeypatch.setattr(pin_tests.subprocess, "run", called_with)
+    monkeypatch.setattr(subprocess, "run", called_with)
     pin_tests.run(clone, tiny.release.pin, Source.AUTO, report, ["tests/masks/test_a.py"])
     assert called[0]["PYTHON"] == "python3"
     assert not {"VENV", "VIRTUAL_ENV", "PART"} & called[0].keys()

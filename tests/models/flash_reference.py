@@ -176,9 +176,10 @@ def install(patch: pytest.MonkeyPatch) -> Calls:
     padding.pad_input, padding.unpad_input = upstream._pad_input, upstream._unpad_input
     for found in (version_2(calls), version_3(calls), padding):
         patch.setitem(sys.modules, found.__name__, found)
-    for version, is_there in ((2, True), (3, True), (4, False)):
-        patch.setattr(upstream, f"is_flash_attn_{version}_available", lambda is_there=is_there: is_there)
+    for version, is_there in ((2, True), (3, True), (4, False)):  # before transformers 5 there is no 4
+        name = f"is_flash_attn_{version}_available"
+        patch.setattr(upstream, name, lambda is_there=is_there: is_there, raising=version < 4)
     for name in ("_loaded_implementation", "_flash_fn", "_flash_varlen_fn", "_pad_fn", "_unpad_fn"):
-        patch.setattr(upstream, name, None)
+        patch.setattr(upstream, name, None, raising=name != "_loaded_implementation")
     patch.setattr(upstream, "_process_flash_kwargs_fn", None)
     return calls

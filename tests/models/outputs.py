@@ -81,8 +81,10 @@ def cached(model: Any, ids: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
         out = model(ids[:, first:last], attention_mask=part, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         yield out.logits
-    static = [{"cache_implementation": "static"}] * getattr(model, "_supports_static_cache", True)
-    for settings in ({"use_cache": True}, {"use_cache": False}, {"num_beams": 2}, *static):
+    ways: list[dict[str, Any]] = [{"use_cache": True}, {"use_cache": False}, {"num_beams": 2}]
+    if getattr(model, "_supports_static_cache", True):  # not Qwen3-MoE before transformers 4.53
+        ways.append({"cache_implementation": "static"})
+    for settings in ways:
         yield model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0, **settings)
 
 

@@ -266,7 +266,7 @@ def test_the_fork_reads_what_stock_refuses(layers: dict[str, Any], tmp_path: Pat
 
 def kinds_in(settings: dict[str, Any]) -> list[str]:
     """The `layer_types` in it, which there are none of before transformers 4.53."""
-    return settings.get("layer_types", [])
+    return list(settings.get("layer_types", []))
 
 
 def make_llava(**settings: Any) -> Any:

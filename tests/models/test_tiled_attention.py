@@ -110,7 +110,7 @@ def test_chunks_behind_a_cache(kind: str, long_ids: Tensor, tiled: Calls) -> Non
     ours, eager = both()
     cache: Any = {
         "dynamic": DynamicCache,
-        "static": lambda: static_cache(ours.config, 2 * LENGTH, rows=1),
+        "static": lambda: static_cache(ours.config, 2 * LENGTH),
         "masked": MaskedCache,
     }[kind]()
     chunks = torch.cat([long_ids, long_ids], dim=1).split([500, 1700], dim=1)

@@ -156,6 +156,7 @@ def masks_first(
     if (input_ids is None) == (inputs_embeds is None) or isinstance(past_key_values, tuple | list):
         return attention_mask, past_key_values  # upstream says what is wrong
     embeds = inputs_embeds if input_ids is None else unmade_embeds(model, input_ids)
+    assert embeds is not None  # one of the two is there
     cache = made_cache(model, use_cache) if past_key_values is None else past_key_values
     if position_ids is None:
         past = 0 if cache is None else cache.get_seq_length()
