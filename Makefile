@@ -6,7 +6,7 @@
 #   WHEELHOUSE=dir       take every package from this folder, never from the network
 #   MODEL=id-or-path     the model of `make demo`
 #   JOBS=4               processes of `make test-upstream`
-#   PART=2/12            what `make test-pins` runs: the 2nd of 12 parts, which cover all files on all pins
+#   PART=2/8             what `make test-pins` runs: every 8th file of tests, from the 2nd on
 #   TO=5.23.0            the release that `make rebase` goes to
 #   N=3 MESSAGE=file     the patch that is edited or dropped, and its message
 #   ARGS="..."           further options: of pytest in `make test`, of the tool in the others
@@ -82,7 +82,7 @@ clean: ## remove what is derived, keep what you edited
 test: ## install, then run the tests (ARGS="-k sink")
 	$(TOOL) test $(SOURCED) -- $(ARGS)
 
-test-pins: ## our tests on the other releases, each in a clone of its own (PART=2/12 UPSTREAM= SOURCE=)
+test-pins: ## our tests on the other releases, each in a clone of its own (PART=2/8 UPSTREAM= SOURCE=)
 	$(TOOL) test-pins $(SOURCED) $(if $(PART),--part "$(PART)") -- $(ARGS)
 
 test-upstream: ## upstream's tests on the pin and patched: what differs (JOBS= ARGS="-k tp")

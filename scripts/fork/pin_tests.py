@@ -40,42 +40,41 @@ SNAPSHOT = "refs/fork/pins"
 
 @dataclass(frozen=True)
 class Part:
-    """One of `of` equal parts of all test files on all pins: every so manieth file, on one pin."""
+    """One of `of` equal parts of the test files, which are together all of them."""
 
     number: int
     of: int
 
     @classmethod
-    def parse(cls, text: str, pins: int) -> Part:
-        """`2/12`, where there is a whole number of parts for each pin."""
+    def parse(cls, text: str) -> Part:
+        """`2/8`."""
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         part = cls(*map(int, found.groups())) if found else cls(0, 0)
-        if not 1 <= part.number <= part.of or part.of % pins:
-            raise ForkError(
-                f"PART is {text!r}, expected k/n: n a multiple of {pins}, the number of pins, and k from 1 to n",
-                next=f"make test-pins PART=1/{4 * pins}",
-            )
+        if not 1 <= part.number <= part.of:
+            raise ForkError(f"PART is {text!r}, expected k/n, the k-th of n parts", next="make test-pins PART=1/8")
         return part
 
-    def of_pin(self, place: int, pins: int, files: Sequence[str]) -> list[str]:
-        """Which files belong to this part on the pin in that place; consecutive parts are of different pins."""
-        turn, own = divmod(self.number - 1, pins)
-        return list(files[turn :: self.of // pins]) if own == place else []
+    def __call__(self, files: Sequence[str]) -> list[str]:
+        """Every so manieth file."""
+        return list(files[self.number - 1 :: self.of])
 
 
 def test_pins(root: Path, source: Source, upstream: str, part: str, words: Sequence[str]) -> None:
-    """Test every pin but the default, or the one asked for; all of it, or a part."""
+    """Test every pin but the default, or the one asked for; all files, or a part of them."""
     pins = [find_pin(root, upstream)] if upstream else [pin for pin in all_pins(root) if pin != default_pin(root)]
     files = sorted(str(file.relative_to(root)) for folder in FOLDERS for file in (root / folder).glob("test_*.py"))
-    chosen = Part.parse(part or f"1/{len(pins)}", len(pins))
+    chosen = Part.parse(part or "1/1")(files)
+    if not chosen:
+        raise ForkError(
+            f"PART is {part!r}, and there are {len(files)} test files; expected no more parts than files",
+            next=f"make test-pins PART=1/{len(files)}",
+        )
     ended: dict[str, Cases] = {}
-    for place, pin in enumerate(pins):
-        mine = chosen.of_pin(place, len(pins), files) if part else files
-        if mine:
-            clone = bring(root, pin)
-            report = clone.with_suffix(clone.suffix + ".xml")
-            run(clone, pin, source, report, [*mine, *words])
-            ended[pin.tag] = read_cases(report, clone)
+    for pin in pins:
+        clone = bring(root, pin)
+        report = clone.with_suffix(clone.suffix + ".xml")
+        run(clone, pin, source, report, [*chosen, *words])
+        ended[pin.tag] = read_cases(report, clone)
     tell(Project(root).state / "pins" / "report.md", ended, part)
 
 

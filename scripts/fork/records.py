@@ -61,8 +61,6 @@ def _record(told: dict[str, Any]) -> Record:
     return Record(told["sha256"], told["key"], tuple(_trial(**each) for each in told["trials"]))
 
 
-def _trial(
-    series: str, adapted: list[str], stopped: list[dict[str, str]], smoke: dict[str, Any] | None
-) -> Trial:
+def _trial(series: str, adapted: list[str], stopped: list[dict[str, str]], smoke: dict[str, Any] | None) -> Trial:
     stops = tuple(Stopped(each["patch"], Stop(each["why"]), each["said"]) for each in stopped)
     return Trial(series, tuple(adapted), stops, Smoke(**smoke) if smoke else None)

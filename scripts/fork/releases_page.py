@@ -8,7 +8,7 @@ from itertools import groupby
 from packaging.version import Version
 
 from fork.records import Record, Records
-from fork.trial import Stopped, Took, Trial
+from fork.trial import Stopped, Trial
 
 
 PAGE = "docs/releases.md"

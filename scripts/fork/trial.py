@@ -126,7 +126,8 @@ class Workshop:
             pin = Pin(version, f"v{version}", None, sha256 or read_sha256(archive), "")
             if archive.name != archive_name(version):
                 raise ForkError(
-                    f"pip gave {archive.name}, expected {archive_name(version)}", next="make releases, as pip writes it"
+                    f"pip gave {archive.name}, expected {archive_name(version)}",
+                    next="make releases, as pip writes it",
                 )
             base = import_sdist(self.git, pin, scratch)
             metadata = read_metadata(scratch / archive.name.removesuffix(".tar.gz"))

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from killer import leftovers
 from later_release import Later
 from stub_wheels import stub
 from test_export_series import project
-from test_kill import leftovers
 from test_rebase import CONFLICT, MODELING, edited, no_environment
 from test_series import MASKING
 from test_silent_landing import renamed_class

@@ -188,7 +188,8 @@ def _is_ours(forward: Forward, attention_mask: Any, kwargs: Mapping[str, Any]) -
 def masks_of_call(names: Mapping[str, Any]) -> Any:
     """`masks`, of what the calling forward has under its own names, which releases change."""
     given = ("attention_mask", "input_ids", "inputs_embeds", "position_ids", "past_key_values")
-    return masks(names["self"], *(names[name] for name in given), keywords(names))
+    mask, ids, embeds, positions, cache = (names[name] for name in given)
+    return masks(names["self"], mask, ids, embeds, positions, cache, keywords(names))
 
 
 def mask_function_of_call(names: Mapping[str, Any]) -> Callable[..., Any]:
