@@ -251,16 +251,16 @@ def moved(meant: Sequence[Change], landed: Sequence[Change]) -> str | None:
 def renamed(git: Git, meant: Sequence[Change], commit: str) -> list[Change]:
     """The same changes, by the names that classes have in a commit which still binds their old ones to them."""
     files = {change.file for change in meant if change.file.endswith(".py")}
-    new = {file: aliases(git.run("cat-file", "blob", f"{commit}:{file}", check=False).stdout) for file in files}
+    new = {file: aliases(git.run("cat-file", "blob", f"{commit}:{file}", check=False).stdout, file) for file in files}
     return [
         replace(change, scopes=tuple(_renamed(scope, new.get(change.file, {})) for scope in change.scopes))
         for change in meant
     ]
 
 
-def aliases(source: str) -> dict[str, str]:
+def aliases(source: str, path: str) -> dict[str, str]:
     """The names that a module binds to its classes beside their own, as in `Old = New`."""
-    body = parse(source).body
+    body = parse(source, path).body
     classes = {node.name for node in body if isinstance(node, ast.ClassDef)}
     pairs = [
         (target.id, node.value.id)

@@ -28,7 +28,7 @@ from fork.trial import SMOKE, Trial, Workshop
 
 FIRST = Version("4.51.0")
 # What the smoke test is made of.
-TESTS = (SMOKE, *(f"tests/models/{name}.py" for name in ("conftest", "plain_reference", "small_models")))
+TESTS = (SMOKE, *(f"tests/models/{name}.py" for name in ("conftest", "plain_reference", "releases", "small_models")))
 
 
 def releases(root: Path, only: Sequence[str]) -> None:

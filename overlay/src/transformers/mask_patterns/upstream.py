@@ -87,6 +87,8 @@ def key_slots(cache: Any, offset: int, queries: int, layer: int) -> tuple[int, i
     """
     if not hasattr(cache, "get_mask_sizes"):
         return _older_key_slots(cache, offset, queries)
+    if layer >= len(getattr(cache, "layers", range(layer + 1))):  # not filled yet: before 4.56 it is not to be asked
+        return offset + queries, 0
     sizes = cache.get_mask_sizes
     length, first = sizes(torch.arange(offset, offset + queries) if _takes_slots(sizes.__func__) else queries, layer)
     return int(length), int(first)
