@@ -241,9 +241,11 @@ def test_eager_weights_of_hidden_keys_are_exactly_zero(ids: Tensor) -> None:
 
 
 def test_token_ids_given_for_the_prompt_do_not_stand_for_generated_tokens(ids: Tensor) -> None:
-    model, pattern = make_model(), Causal() & Document(separator=5)
+    model, call = make_model(), {"max_new_tokens": 3, "pad_token_id": 0, "do_sample": False}
+    call["mask_pattern"] = Causal() & Document(separator=5)
+    assert torch.equal(model.generate(ids, mask_inputs={"input_ids": ids}, **call), model.generate(ids, **call))
     with pytest.raises(ValueError, match="`input_ids`: got shape"):
-        model.generate(ids, max_new_tokens=3, pad_token_id=0, mask_pattern=pattern, mask_inputs={"input_ids": ids})
+        model.generate(ids, mask_inputs={"input_ids": ids.flip(1)}, **call)
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
