@@ -42,9 +42,7 @@ def test_a_way_gives_the_logits_of_the_pattern(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_way_runs_as_a_script(
-    way: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_way_runs_as_a_script(way: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script = str(EXAMPLES / f"{way}.py")
     monkeypatch.setattr(sys, "argv", [script])
     runpy.run_path(script, run_name="__main__")

@@ -71,7 +71,7 @@ def tiny_model(**settings: Any) -> Any:
     return make_model(vocab_size=VOCABULARY, **settings)
 
 
-def generate(model: Any, ids: Tensor, mask: Tensor, **call: Any) -> Any:
+def generate(model: Any, ids: Tensor | None, mask: Tensor | None, **call: Any) -> Any:
     torch.manual_seed(3)
     settings = {"max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": None} | call
     return model.generate(ids, attention_mask=mask, return_dict_in_generate=True, output_logits=True, **settings)
@@ -259,12 +259,22 @@ def test_a_cache_filled_without_a_pattern_goes_on_with_the_tokens_of_the_prompt(
 def test_padding_is_not_guessed_from_a_token_that_the_pattern_looks_for() -> None:
     """Upstream takes every `pad_token_id` for padding where no mask comes: separators would be gone."""
     model, ids = tiny_model(), torch.tensor([[6, 7, 5, 8, 9, 5, 3]])
-    call: dict[str, Any] = {"pad_token_id": SEPARATOR, "max_new_tokens": 3, "do_sample": False, "mask_pattern": DOCUMENTS}
+    call: dict[str, Any] = {
+        "pad_token_id": SEPARATOR,
+        "max_new_tokens": 3,
+        "do_sample": False,
+        "mask_pattern": DOCUMENTS,
+    }
     refused = "`attention_mask`: got nothing, and pad_token_id=5; expected a mask that says which 5 are padding"
     with pytest.raises(ValueError, match=refused):
         model.generate(ids, **call)
-    for other in ({"eos_token_id": SEPARATOR}, {"pad_token_id": 0}, {"attention_mask": torch.ones_like(ids)}):
-        out = generate(model, ids, other.pop("attention_mask", None), **(call | other))
+    said: list[tuple[Tensor | None, dict[str, int]]] = [
+        (torch.ones_like(ids), {}),
+        (None, {"pad_token_id": 0}),
+        (None, {"eos_token_id": SEPARATOR}),  # then upstream guesses nothing
+    ]
+    for mask, other in said:
+        out = generate(model, ids, mask, **(call | other))
         new = out.sequences.shape[1] - ids.shape[1]
         want = whole_logits(model, out.sequences, torch.ones_like(ids), mask_pattern=DOCUMENTS)
         close(step_logits(out, 7), want[:, :new])

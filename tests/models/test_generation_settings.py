@@ -151,7 +151,10 @@ def test_guidance_refuses_masks_that_its_other_forwards_would_not_have(call: dic
     refused = f"`guidance_scale`: got 2.0; expected a call without {named}, .* use_mask_pattern: they obey it"
     with pytest.raises(ValueError, match=refused):
         make_model().generate(torch.arange(5)[None], guidance_scale=2.0, **call, **GREEDY)
-    assert make_model().generate(torch.arange(5)[None], guidance_scale=1, mask_pattern=WINDOW, **GREEDY).shape == (1, 8)
+    assert make_model().generate(torch.arange(5)[None], guidance_scale=1, mask_pattern=WINDOW, **GREEDY).shape == (
+        1,
+        8,
+    )
 
 
 @pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])

@@ -241,8 +241,8 @@ def test_eager_weights_of_hidden_keys_are_exactly_zero(ids: Tensor) -> None:
 
 
 def test_token_ids_given_for_the_prompt_do_not_stand_for_generated_tokens(ids: Tensor) -> None:
-    model, call = make_model(), {"max_new_tokens": 3, "pad_token_id": 0, "do_sample": False}
-    call["mask_pattern"] = Causal() & Document(separator=5)
+    model, settings = make_model(), {"max_new_tokens": 3, "pad_token_id": 0, "do_sample": False}
+    call: dict[str, Any] = {"mask_pattern": Causal() & Document(separator=5), **settings}
     assert torch.equal(model.generate(ids, mask_inputs={"input_ids": ids}, **call), model.generate(ids, **call))
     with pytest.raises(ValueError, match="`input_ids`: got shape"):
         model.generate(ids, mask_inputs={"input_ids": ids.flip(1)}, **call)

@@ -107,8 +107,7 @@ def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: in
     if PROMPT_ROWS in arguments or mask.ndim != 2:
         return
     real, tokens = mask.bool(), input_ids if input_ids.shape == mask.shape else None
-    padding = tokens[~real] if is_guessed and tokens is not None else ()
-    guessed = int(padding[0]) if len(padding) else None
+    guessed = int(tokens[~real][0]) if is_guessed and tokens is not None and not bool(real.all()) else None
     arguments[PROMPT_ROWS] = PromptRows(real.sum(-1), mask.shape[1], len(input_ids) // batch, tokens, guessed)
 
 
