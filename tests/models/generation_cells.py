@@ -147,7 +147,8 @@ LIMITS = {
         Outcome.REFUSED,
         "ValueError: `input_ids`: got nothing; expected data for",
         lambda cell: cell.way is Way.EMBEDS and cell.data in FROM_TOKENS,
-        "embeddings do not say which tokens they are; patterns that do not ask run",
+        "embeddings do not say which tokens they are; patterns that do not ask run, and all do with the prompt's "
+        "tokens in `mask_inputs={'input_ids': ids}`",
     ),
     "g": Limit(
         Outcome.REFUSED,

@@ -104,6 +104,8 @@ NOTES = """- *sliding*: the model's own cache where layers have a window, here o
 - *contrastive search* and *DoLa* have moved out of transformers 5 into repositories of their own, to be loaded with
   `custom_generate`. The rows for that are loops written here: one that decodes greedily, and one that copies each row,
   tries two tokens in the copies, and keeps the better one, as contrastive search does.
+- `guidance_scale` and `token_healing` run forwards of their own, which do not have what a call says: they go with a
+  pattern of the config or of a block, and are refused beside one of the call.
 - With an assistant, ask for a cache by `past_key_values=` or not at all: `cache_implementation=` is handed to the
   assistant beside its own cache, and upstream refuses the two.
 - Right padding is for forwards; `generate()` goes on behind it, and upstream warns.
@@ -112,6 +114,7 @@ NOTES = """- *sliding*: the model's own cache where layers have a window, here o
 """
 TAIL = """
 A mask that changes what is in the cache already is refused in the call in which it does, with the pair of positions.
+So is data that says of tokens in a cache, generated ones too, something else than when they came.
 `use_cache=False` computes every step from the start, and runs with all but `tree` and `block_diffusion`.
 
 ### Another rule

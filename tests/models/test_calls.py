@@ -322,8 +322,8 @@ def test_a_model_without_a_pattern_still_compiles_to_one_graph(backend: str, ids
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_compiled_model_obeys(backend: str, ids: Tensor) -> None:
-    model = make_model(attn_implementation=backend)
-    compiled: Any = torch.compile(model, backend="aot_eager")
+    model = make_model(attn_implementation=backend, num_hidden_layers=1)
+    compiled: Any = torch.compile(model, backend="eager")
     mask = torch.ones_like(ids).index_fill(1, torch.tensor([0, 1]), 0)
     with torch.no_grad():
         for pattern in (STREAMING, PrefixLM(3), Causal() & Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1]))):

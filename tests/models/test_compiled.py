@@ -80,14 +80,14 @@ def check(out: Any, model: Any, real: Tensor, **call: Any) -> None:
     ("name", "backend"), [*((name, "sdpa") for name in CALLS), ("window", "eager"), ("per head", "eager")]
 )
 def test_generate_compiles_one_graph(name: str, backend: str, graphs: Callable[[], int]) -> None:
-    model = make_model(attn_implementation=backend)
+    model = make_model(attn_implementation=backend, num_hidden_layers=2 if name == "per layer" else 1)
     out = generate(model, IDS, attention_mask=REAL, **CALLS[name])
     assert graphs() == 1
     check(out, model, REAL, **CALLS[name])
 
 
 def test_it_does_with_flex_attention(graphs: Callable[[], int]) -> None:
-    model = make_model(attn_implementation="flex_attention")
+    model = make_model(attn_implementation="flex_attention", num_hidden_layers=1)
     out = generate(model, IDS, attention_mask=REAL, mask_pattern=WINDOW)
     assert graphs() == 1
     check(out, model, REAL, mask_pattern=WINDOW)
@@ -101,7 +101,7 @@ def test_it_does_with_experts_and_a_pattern_of_the_config(graphs: Callable[[], i
 
 
 def test_it_does_under_use_mask_pattern(graphs: Callable[[], int]) -> None:
-    model = make_model()
+    model = make_model(num_hidden_layers=1)
     with use_mask_pattern(model, WINDOW):
         out = generate(model, IDS, attention_mask=REAL)
     assert graphs() == 1
@@ -109,7 +109,7 @@ def test_it_does_under_use_mask_pattern(graphs: Callable[[], int]) -> None:
 
 
 def test_it_does_behind_a_whole_mask(graphs: Callable[[], int]) -> None:
-    model = make_model()
+    model = make_model(num_hidden_layers=1)
     mask = torch.ones(2, 9, 9).tril().bool()
     mask[:, 4:, 1] = False
     out = generate(model, IDS, attention_mask=mask)
@@ -134,7 +134,7 @@ def tokens_by(step: Callable[[Any, Tensor, Tensor], Tensor], model: Any) -> Iter
 
 def test_a_loop_of_your_own_with_masks_made_ahead(graphs: Callable[[], int]) -> None:
     """`prepare_inputs_for_generation` is eager, and makes them."""
-    model = make_model()
+    model = make_model(num_hidden_layers=1)
     compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
 
     def step(cache: Any, ids: Tensor, mask: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def test_a_loop_of_your_own_with_masks_made_ahead(graphs: Callable[[], int]) -> 
 
 def test_a_loop_of_your_own_without(graphs: Callable[[], int]) -> None:
     """The pattern is asked in the forward, which breaks the graph there; but nothing is compiled anew per token."""
-    model = make_model()
+    model = make_model(num_hidden_layers=1)
     compiled: Any = torch.compile(model, backend="eager")
     counts = []
 

@@ -92,6 +92,7 @@ LOAD_TOGETHER = """
 import sys, torch
 from transformers import AutoModelForCausalLM
 
+torch.set_num_threads(1)
 one, other = (AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True) for folder in sys.argv[1:3])
 instance = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 instance.get_mask_pattern = lambda input_ids, **inputs: "causal & ~sink(1)"

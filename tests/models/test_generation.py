@@ -269,10 +269,10 @@ def test_padding_is_not_guessed_from_a_token_that_the_pattern_looks_for() -> Non
     refused = "`attention_mask`: got nothing, and pad_token_id=5; expected a mask that says which 5 are padding"
     with pytest.raises(ValueError, match=refused):
         model.generate(ids, **call)
-    said: list[tuple[Tensor | None, dict[str, Any]]] = [
-        (None, {"eos_token_id": SEPARATOR}),
-        (None, {"pad_token_id": 0}),
+    said: list[tuple[Tensor | None, dict[str, int]]] = [
         (torch.ones_like(ids), {}),
+        (None, {"pad_token_id": 0}),
+        (None, {"eos_token_id": SEPARATOR}),  # then upstream guesses nothing
     ]
     for mask, other in said:
         out = generate(model, ids, mask, **(call | other))

@@ -18,7 +18,7 @@ import pytest
 import torch
 from decoding import Batch, Keys, Way, decode, mask_until, shared_model
 from generation_cells import LIMITS, Cell, Data, Outcome, difference, is_valid, limit, run
-from generation_page import NEW_TOKENS, PAGE, cell_of
+from generation_page import NEW_TOKENS, PAGE, STALE, cell_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import BACKENDS, FAMILIES
@@ -137,14 +137,27 @@ def test_every_named_pattern_says_how_it_goes_on() -> None:
     assert named == set(NEW_TOKENS)
 
 
+@pytest.mark.parametrize("name", [name for name, new in NEW_TOKENS.items() if new.raises == STALE])
+def test_what_a_cache_cannot_hold_runs_without_one(name: str) -> None:
+    """Every step is that of a whole forward over the tokens so far."""
+    model, ids = tiny_model(), torch.tensor([[6, 7, 5, 8, 9, 6, 7, 5, 8]])
+    call = {"mask_pattern": NEW_TOKENS[name].text, "do_sample": False, "sequence_bias": {(5,): 9.0}}
+    out = generate(model, ids, torch.ones_like(ids), use_cache=False, max_new_tokens=4, **call)
+    for step, got in enumerate(out.logits):
+        so_far = out.sequences[:, : 9 + step]
+        with torch.no_grad():
+            close(got, model(so_far, mask_pattern=call["mask_pattern"], use_cache=False).logits[:, -1])
+
+
 @pytest.mark.parametrize("name", NEW_TOKENS)
 def test_new_tokens_follow_the_rule_or_are_refused(name: str) -> None:
     model, new = tiny_model(), NEW_TOKENS[name]
     ids = torch.tensor([[6, 7, 5, 8, 9, 6, 7, 5, 8]])
     call = {"mask_pattern": new.text, "do_sample": False, "sequence_bias": {(5,): 9.0}, "max_new_tokens": 4}
     if new.raises:
-        with pytest.raises(ValueError, match=new.raises):
-            generate(model, ids, torch.ones_like(ids), **call)
+        for cached in (True, False) if name in ("Tree", "BlockDiffusion") else (True,):
+            with pytest.raises(ValueError, match=new.raises):
+                generate(model, ids, torch.ones_like(ids), use_cache=cached, **call)
         return
     out = generate(model, ids, torch.ones_like(ids), **call)
     assert (out.sequences[:, 9:-1] == 5).any()

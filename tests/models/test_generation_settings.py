@@ -13,7 +13,7 @@ from small_models import make_model
 from torch import Tensor
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
-from transformers.mask_patterns import SlidingWindow, use_mask_pattern
+from transformers.mask_patterns import Causal, Document, Pattern, SlidingWindow, use_mask_pattern
 
 
 WINDOW = SlidingWindow(2)
@@ -110,7 +110,7 @@ def tiny() -> Any:
     return AutoModelForCausalLM.from_pretrained(TINY, **FLOAT32)
 
 
-@pytest.mark.parametrize(
+SAID = pytest.mark.parametrize(
     ("call", "named"),
     [
         ({"mask_pattern": WINDOW}, "mask_pattern"),
@@ -120,6 +120,9 @@ def tiny() -> Any:
     ],
     ids=str,
 )
+
+
+@SAID
 def test_token_healing_refuses_masks_that_its_own_generation_would_not_have(
     call: dict[str, Any], named: str, tiny: Any, tokenizer: Any
 ) -> None:
@@ -142,3 +145,30 @@ def test_token_healing_heals_under_a_pattern_that_it_can_see(where: str, tiny: A
     else:
         model = AutoModelForCausalLM.from_pretrained(TINY, **FLOAT32, mask_pattern=WINDOW)
         assert torch.equal(model.generate(**batch, **heal), want)
+
+
+@SAID
+def test_guidance_refuses_masks_that_its_other_forwards_would_not_have(call: dict[str, Any], named: str) -> None:
+    refused = f"`guidance_scale`: got 2.0; expected a call without {named}, .* use_mask_pattern: they obey it"
+    with pytest.raises(ValueError, match=refused):
+        make_model().generate(torch.arange(5)[None], guidance_scale=2.0, **call, **GREEDY)
+    assert make_model().generate(torch.arange(5)[None], guidance_scale=1, mask_pattern=WINDOW, **GREEDY).shape == (
+        1,
+        8,
+    )
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
+@pytest.mark.parametrize("pattern", [WINDOW, Causal() & Document(separator=5)], ids=str)
+def test_guidance_obeys_a_pattern_that_its_other_forwards_see(pattern: Pattern, use_cache: bool, ids: Tensor) -> None:
+    model, plain, scale = make_model(mask_pattern=pattern), make_model(), 2.0
+    asked = {"output_scores": True, "return_dict_in_generate": True, "eos_token_id": None}
+    out = model.generate(ids, guidance_scale=scale, use_cache=use_cache, **(GREEDY | asked))
+
+    def whole(ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = plain(ids, mask_pattern=pattern, use_cache=False).logits[:, -4:-1]
+        return logits.log_softmax(-1)
+
+    said, unsaid = whole(out.sequences), whole(out.sequences[:, 8:])  # the last token of the prompt, and what comes
+    torch.testing.assert_close(torch.stack(out.scores, dim=1), scale * (said - unsaid) + unsaid, atol=3e-5, rtol=1e-4)

@@ -66,11 +66,16 @@ def check_generation_config(settings: Any, arguments: Mapping[str, Any]) -> None
             remedy = f"Nothing reads it here: `del generation_config.{name}`, and pass it there."
             remedy += " A pattern for all calls goes into model.config.mask_pattern." * (name == "mask_pattern")
             raise bad_argument(f"generation_config.{name}", got, expected, remedy)
-    if settings.token_healing and (given := _given(arguments)):
-        remedy = "Set the pattern in model.config or with use_mask_pattern, or heal the prompt before the call: "
-        remedy += "model.heal_tokens(input_ids, tokenizer)."
+    if (given := _given(arguments)) is None:
+        return
+    remedy = "Set the pattern in model.config or with use_mask_pattern"
+    if settings.token_healing:
+        remedy += ", or heal the prompt before the call: model.heal_tokens(input_ids, tokenizer)."
         expected = f"a call without {given}, which would not hold where the prompt's last tokens are generated again"
         raise bad_argument("token_healing", "True", expected, remedy)
+    if settings.guidance_scale not in (None, 1):
+        expected = f"a call without {given}, which would not hold in the forwards without the prompt"
+        raise bad_argument("guidance_scale", settings.guidance_scale, expected, f"{remedy}: they obey it.")
 
 
 def _given(arguments: Mapping[str, Any]) -> str | None:
@@ -105,8 +110,7 @@ def put_prompt(arguments: MutableMapping[str, Any], input_ids: Tensor, batch: in
     if PROMPT_ROWS in arguments or mask.ndim != 2:
         return
     real, tokens = mask.bool(), input_ids if input_ids.shape == mask.shape else None
-    padding = tokens[~real].tolist() if is_guessed and tokens is not None else []
-    guessed = padding[0] if padding else None
+    guessed = int(tokens[~real][0]) if is_guessed and tokens is not None and not bool(real.all()) else None
     counts = real.sum(-1).repeat_interleave(copies_to_come)
     tokens = None if tokens is None else tokens.repeat_interleave(copies_to_come, dim=0)
     arguments[PROMPT_ROWS] = PromptRows(counts, mask.shape[1], len(counts) // batch, tokens, guessed)
