@@ -81,7 +81,7 @@ def draw_model(rows: Sequence[Row], path: Path) -> None:
         time.plot(lengths, [known["milliseconds"] / 1e3 for known in seen], color=colour, marker=".")
         grown = [known["grown_mib"] for known in seen]
         memory.plot(lengths, grown, color=colour, marker=".", linestyle="none" if way == "pattern" else "-")
-        if way == "pattern":
+        if way == "pattern" and len(lengths) > 2:
             _draw_fit(memory, lengths, grown, colour)
     time.set(xscale="log", yscale="log", ylabel="seconds", xlabel="tokens")
     memory.set(xlabel="tokens", ylabel="MiB that a forward takes", xlim=(0, None), ylim=(0, None))

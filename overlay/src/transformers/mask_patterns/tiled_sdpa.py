@@ -158,7 +158,10 @@ def _additive(segment: Segment, q: Tensor) -> Tensor | None:
 
 def _merged(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Outputs and log-sum-exps over different keys, as of all keys together."""
-    parts = torch.stack([lse for _, lse in found])
-    lse = parts.logsumexp(0)
-    weights = (parts - lse.where(lse > -torch.inf, 0)).exp()[..., None]
-    return sum(output * weight for (output, _), weight in zip(found, weights, strict=True)), lse
+    (output, lse), *others = found
+    output = output.to(lse.dtype)
+    for other, own in others:
+        weight = (own - lse).sigmoid().nan_to_num(0)  # NaN: neither sees anything
+        output = output.lerp_(other.to(lse.dtype), weight[..., None])
+        lse = torch.logaddexp(lse, own)
+    return output, lse
