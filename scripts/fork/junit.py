@@ -45,7 +45,7 @@ def read_case(element: ElementTree.Element) -> Case:
 
 def node_id(case: Mapping[str, str], root: Path) -> str:
     """pytest's own id; the report has it with dots, as if the file were a module."""
-    parts = case.get("classname", "").split(".")
+    parts = [part for part in case.get("classname", "").split(".") if part]
     for length in range(len(parts), 0, -1):
         file = Path(*parts[:length]).with_suffix(".py")
         if (root / file).is_file():

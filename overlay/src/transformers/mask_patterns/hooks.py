@@ -185,16 +185,28 @@ def _is_ours(forward: Forward, attention_mask: Any, kwargs: Mapping[str, Any]) -
     return True
 
 
-def masks_of_call(names: Mapping[str, Any]) -> Any:
-    """`masks`, of what the calling forward has under its own names, which releases change."""
-    given = ("attention_mask", "input_ids", "inputs_embeds", "position_ids", "past_key_values")
-    mask, ids, embeds, positions, cache = (names[name] for name in given)
-    return masks(names["self"], mask, ids, embeds, positions, cache, keywords(names))
+def masks_of_call(
+    model: Any,
+    attention_mask: Any,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor,
+    position_ids: Tensor | None,
+    past_key_values: Any,
+    names: Mapping[str, Any],
+) -> Any:
+    """`masks`, where releases differ in what the forward calls its further arguments.
+
+    Args:
+        names: the forward's `locals()`. Compiled, these lack what is not read later, so the rest comes by itself.
+    """
+    return masks(model, attention_mask, input_ids, inputs_embeds, position_ids, past_key_values, keywords(names))
 
 
-def mask_function_of_call(names: Mapping[str, Any]) -> Callable[..., Any]:
-    """`mask_function`, of what the calling forward has under its own names."""
-    return mask_function(names["self"], names["mask_function"], names["input_ids"], keywords(names))
+def mask_function_of_call(
+    model: Any, function: Callable[..., Any], input_ids: Tensor | None, names: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """`mask_function`, likewise."""
+    return mask_function(model, function, input_ids, keywords(names))
 
 
 def create_masks(model: Any, inputs: Mapping[str, Any], kwargs: MutableMapping[str, Any]) -> Callable[..., Any]:
