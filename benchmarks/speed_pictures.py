@@ -103,6 +103,4 @@ def _draw_fit(axis: Any, lengths: Sequence[int], grown: Sequence[float], colour:
     fit = np.corrcoef(lengths, grown)[0, 1] ** 2
     axis.plot(lengths, fitted, color=colour, linewidth=1)
     text = f"{base:.0f} MiB + {1024 * slope:.1f} MiB per 1,024 tokens\nR² = {fit:.5f}"
-    axis.annotate(
-        text, (lengths[-1], fitted[-1]), (-8, -4), textcoords="offset points", ha="right", va="top", color=colour
-    )
+    axis.text(0.98, 0.04, text, transform=axis.transAxes, ha="right", va="bottom", color=colour)

@@ -29,7 +29,7 @@ _SEGMENT = 32  # another segment costs each query as much as so many keys: what 
 _CALL = 20_000  # and as much as so many scores, whatever its size
 _PLAN = 1_200_000  # to make a plan, for each of a few layers
 _DENSE = 1.2  # a score in the dense form, whose mask is built, and read anew in every layer
-_LEAST = 2**18  # scores per head; with fewer no plan was found to be faster
+_LEAST = 2**20  # scores per head; with no more, no plan was found to be faster
 
 Place: TypeAlias = "tuple[slice, slice, slice]"  # rows, query heads, key/value heads
 Span: TypeAlias = "tuple[int, int]"
@@ -132,7 +132,7 @@ def tile_plan(pattern: Pattern, layout: Layout, *, always: bool = False, size: i
         always: tiles whether they are faster or not.
         size: queries per tile; 0: what is fastest.
     """
-    if not always and layout.q_length * layout.kv_length < _LEAST:
+    if not always and layout.q_length * layout.kv_length <= _LEAST:
         return None
     ranges = key_ranges(pattern, layout.queries, layout)
     if ranges is None:
