@@ -50,18 +50,16 @@ __all__ = [
     "attention_function",
     "check_arguments",
     "check_config",
-    "create_masks",
     "check_generation_config",
     "check_pipeline",
     "check_router",
     "hook_eager",
+    "keywords",
     "loss_function",
     "mask_function",
-    "mask_function_of_call",
     "mask_preparation",
     "masks",
     "masks_first",
-    "masks_of_call",
     "only",
     "take_prompt_mask",
     "tell_prompt",
@@ -182,24 +180,6 @@ def _is_ours(forward: Forward, attention_mask: Any, kwargs: Mapping[str, Any]) -
         return False
     check_router(attention_mask, kwargs.get("output_router_logits"))
     return True
-
-
-def masks_of_call(names: Mapping[str, Any]) -> Any:
-    """`masks`, of what the calling forward has under its own names, which releases change."""
-    given = ("attention_mask", "input_ids", "inputs_embeds", "position_ids", "past_key_values")
-    return masks(names["self"], *(names[name] for name in given), keywords(names))
-
-
-def mask_function_of_call(names: Mapping[str, Any]) -> Callable[..., Any]:
-    """`mask_function`, of what the calling forward has under its own names."""
-    return mask_function(names["self"], names["mask_function"], names["input_ids"], keywords(names))
-
-
-def create_masks(model: Any, inputs: Mapping[str, Any], kwargs: MutableMapping[str, Any]) -> Callable[..., Any]:
-    """`mask_preparation` of what upstream takes for models that do not bring their own."""
-    from ..masking_utils import create_masks_for_generate
-
-    return mask_preparation(model, create_masks_for_generate, inputs, kwargs)
 
 
 def mask_preparation(
