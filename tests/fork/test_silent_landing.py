@@ -16,6 +16,8 @@ from test_rebase import LINE, MODELING, edited, no_environment, series, tree
 from test_series import MASKING, commit_edit, files, head
 from tiny_upstream import HEADS, IMPORT, UPSTREAM, Tiny, git
 
+from fork import carry
+
 
 __all__ = ["no_environment"]
 
@@ -157,3 +159,41 @@ def test_the_same_lines_in_another_file_do_not_count(tiny: Tiny, later: Later) -
     twin = {"src/transformers/masking_twin.py": UPSTREAM[MASKING], "src/transformers/twin.py": TEXT}
     later.known("9.10.0", twin)
     assert "2 unchanged" in tiny.ok("rebase", "--to", "9.10.0").out
+
+
+def test_a_class_that_keeps_its_old_name_beside_the_new_is_the_same_place(tiny: Tiny, later: Later) -> None:
+    later.known("9.10.0", {MODELING: TEXT.replace("class Model:", "class Base:") + "\n\nModel = Base\n"})
+    assert "2 patches in, 2 out" in tiny.ok("rebase", "--to", "9.10.0").out
+    assert '"scopes": ["Base.forward"]' in series(tiny)["landing.json"]
+
+
+def test_a_name_that_another_class_has_got_is_no_name_beside(tiny: Tiny, later: Later) -> None:
+    """`Model = ForTokens` says nothing of the class that the change landed in."""
+    later.known("9.10.0", {MODELING: TEXT.replace("class Model:", "class Base:") + "\n\nModel = ForTokens\n"})
+    assert "went to Base.forward" in tiny.fails("rebase", "--to", "9.10.0")
+
+
+def test_generated_files_that_are_not_there_are_left_out_by_name(
+    tiny: Tiny, later: Later, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry, "GENERATED", "class ForTokens")
+    tiny.ok("apply", "--source", "sdist")
+    for name in (MODELING, MASKING):
+        (tiny.checkout / name).write_text((tiny.checkout / name).read_text() + "\n\nEDIT = 1\n")
+    git(tiny.checkout, "add", MODELING)
+    commit_edit(tiny, MASKING, "", "Edit both")
+    tiny.ok("export")
+    later.release("9.10.0", {})
+    later.remove("9.10.0", MODELING)
+    out = tiny.ok("rebase", "--to", "9.10.0", "--source", "sdist").out
+    assert f"dropped: 0002-Show-the-hook-the-embeddings.patch ({MODELING}: not there)" in out
+    assert f"adapted: 0003-Edit-both.patch; without {MODELING}, which is not there" in out
+    assert "3 patches in, 2 out: 1 unchanged, 1 adapted, 0 conflicted, 1 dropped" in out
+    assert MODELING not in "".join(series(tiny).values())
+
+
+def test_a_file_that_nobody_generates_is_not_left_out(tiny: Tiny, later: Later) -> None:
+    tiny.ok("apply", "--source", "sdist")
+    later.release("9.10.0", {})
+    later.remove("9.10.0", MODELING)
+    assert "the new release has no such file" in tiny.fails("rebase", "--to", "9.10.0", "--source", "sdist")

@@ -50,18 +50,16 @@ __all__ = [
     "attention_function",
     "check_arguments",
     "check_config",
-    "create_masks",
     "check_generation_config",
     "check_pipeline",
     "check_router",
     "hook_eager",
+    "keywords",
     "loss_function",
     "mask_function",
-    "mask_function_of_call",
     "mask_preparation",
     "masks",
     "masks_first",
-    "masks_of_call",
     "only",
     "take_prompt_mask",
     "tell_prompt",
@@ -183,37 +181,6 @@ def _is_ours(forward: Forward, attention_mask: Any, kwargs: Mapping[str, Any]) -
         return False
     check_router(attention_mask, kwargs.get("output_router_logits"))
     return True
-
-
-def masks_of_call(
-    model: Any,
-    attention_mask: Any,
-    input_ids: Tensor | None,
-    inputs_embeds: Tensor,
-    position_ids: Tensor | None,
-    past_key_values: Any,
-    names: Mapping[str, Any],
-) -> Any:
-    """`masks`, where releases differ in what the forward calls its further arguments.
-
-    Args:
-        names: the forward's `locals()`. Compiled, these lack what is not read later, so the rest comes by itself.
-    """
-    return masks(model, attention_mask, input_ids, inputs_embeds, position_ids, past_key_values, keywords(names))
-
-
-def mask_function_of_call(
-    model: Any, function: Callable[..., Any], input_ids: Tensor | None, names: Mapping[str, Any]
-) -> Callable[..., Any]:
-    """`mask_function`, likewise."""
-    return mask_function(model, function, input_ids, keywords(names))
-
-
-def create_masks(model: Any, inputs: Mapping[str, Any], kwargs: MutableMapping[str, Any]) -> Callable[..., Any]:
-    """`mask_preparation` of what upstream takes for models that do not bring their own."""
-    from ..masking_utils import create_masks_for_generate
-
-    return mask_preparation(model, create_masks_for_generate, inputs, kwargs)
 
 
 def mask_preparation(

@@ -46,7 +46,11 @@ def made_cache(model: Any, use_cache: bool | None) -> Any:
 
 
 def keywords(names: Mapping[str, Any]) -> MutableMapping[str, Any]:
-    """The further arguments of a forward, among all its names; before transformers 4.54 they are for attention."""
+    """The further arguments of a forward, `kwargs` for short, among its `locals()`.
+
+    Before transformers 4.54 they have another name. Of a compiled forward's names only those are there that it goes
+    on to use, as it does with these.
+    """
     found: MutableMapping[str, Any] = next(names[name] for name in _KEYWORDS if name in names)
     return found
 
