@@ -28,6 +28,7 @@ from transformers.mask_patterns import (
     SlidingWindow,
     UnsupportedMaskError,
 )
+from transformers.mask_patterns import steps as steps_of_decoding
 from transformers.mask_patterns.forward import Forward
 
 
@@ -87,6 +88,14 @@ def test_every_token_sees_what_it_sees_in_a_whole_forward(name: str, kind: str, 
     real = REAL if padded else torch.ones_like(REAL)
     steps = torch.stack(list(decode(model, IDS, real, pattern, CACHES[kind]())), dim=1)
     close(steps, whole(model, IDS, real, WHOLE[name])[:, PROMPT:])
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_what_was_asked_ahead_ends_and_is_asked_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps_of_decoding, "AHEAD", 3)
+    model = make_model()
+    steps = torch.stack(list(decode(model, IDS, REAL, PATTERNS[name], DynamicCache())), dim=1)
+    close(steps, whole(model, IDS, REAL, WHOLE[name])[:, PROMPT:])
 
 
 def test_a_static_cache_too() -> None:
