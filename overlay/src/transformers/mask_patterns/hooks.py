@@ -109,7 +109,7 @@ def masks(
     said, inputs, rows = _said(model, input_ids, attention_mask, kwargs)
     check_keywords(kwargs)
     forward = Forward(model, inputs_embeds, past_key_values, fixed or torch.compiler.is_compiling())
-    if forward.is_step and prompt_mask is None and said is not NATIVE and not model.training:
+    if said is not NATIVE and prompt_mask is None and not model.training and forward.is_step:
         known = forward.next_token(said, attention_mask, input_ids, position_ids, inputs, rows)
         if known is not None:
             check_combination(said, attention_mask)
