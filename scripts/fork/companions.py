@@ -14,20 +14,21 @@ from packaging.specifiers import SpecifierSet
 from fork.bootstrap import PrivateEnvironment
 from fork.env import Environment, Origin
 from fork.errors import ForkError
+from fork.install import COMPANIONS
 from fork.inventory import Distribution, Inventory, take
 from fork.project import SUBMODULE, Project
 from fork.requirements import met, requirements
 
 
-# What runs the smoke test.
-TESTERS = ("hypothesis>=6.100", "pytest>=8")
+# What make install brings along, and what runs the smoke test.
+ALWAYS = (*COMPANIONS, "hypothesis>=6.100", "pytest>=8")
 
 
 def environment_for(project: Project, version: str, metadata: str, torch: str) -> PrivateEnvironment:
     """An environment that holds what a release requires, by its PKG-INFO, and torch; made if there is none."""
     told = HeaderParser().parsestr(metadata)
     refuse_python(version, told)
-    wanted = [Requirement(f"torch=={torch}"), *map(Requirement, TESTERS), *required(version, told)]
+    wanted = [Requirement(f"torch=={torch}"), *map(Requirement, ALWAYS), *required(version, told)]
     folder = project.state / "releases"
     for file in sorted(folder.glob("*.txt")):
         there = PrivateEnvironment(file.with_suffix(""), file)

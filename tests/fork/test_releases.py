@@ -197,7 +197,8 @@ def test_releases_that_require_alike_share_an_environment(
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     packages = [("huggingface-hub", "0.36.0"), ("huggingface-hub", "1.5.0"), ("torch", "2.13.0")]
-    for name, version in [*packages, ("hypothesis", "7.0.0"), ("pytest", "9.0.0")]:
+    packages += [(name, "9.0.0") for name in ("accelerate", "hypothesis", "pytest", "safetensors", "tokenizers")]
+    for name, version in packages:
         stub(wheels, name, version, [])
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
 
