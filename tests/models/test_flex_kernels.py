@@ -25,6 +25,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     torch.compiler.reset()
     counters.clear()
     kernel = torch.compile(flex_attention, backend="aot_eager")
+    monkeypatch.setattr(WrappedFlexAttention, "_instance", None)  # it keeps what earlier tests have compiled
     monkeypatch.setattr(WrappedFlexAttention, "_compiled_flex_attention", staticmethod(kernel))
     monkeypatch.setattr(WrappedFlexAttention, "_is_flex_compiled", True)
     monkeypatch.setattr(WrappedFlexAttention, "training", False, raising=False)
