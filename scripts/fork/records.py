@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,16 @@ FILE = "docs/releases.json"
 
 @dataclass(frozen=True)
 class Record:
-    """A release: its sdist's hash as the index gave it, what it was tried with, and what came of that."""
+    """A release: its sdist's hash as the index gave it, what came of each trial, and a key of what each tried."""
 
     sha256: str
-    key: str
+    keys: tuple[str, ...]
     trials: tuple[Trial, ...]
+
+    def holds(self, keys: Sequence[str]) -> bool:
+        """Whether nobody need try again, where trials in order would have these keys."""
+        tried = len(self.trials)
+        return self.keys == tuple(keys[:tried]) and (self.best.works or tried == len(keys))
 
     @property
     def best(self) -> Trial:
@@ -58,7 +63,7 @@ def write(root: Path, records: Records) -> None:
 
 
 def _record(told: dict[str, Any]) -> Record:
-    return Record(told["sha256"], told["key"], tuple(_trial(**each) for each in told["trials"]))
+    return Record(told["sha256"], tuple(told["keys"]), tuple(_trial(**each) for each in told["trials"]))
 
 
 def _trial(series: str, adapted: list[str], stopped: list[dict[str, str]], smoke: dict[str, Any] | None) -> Trial:

@@ -7,7 +7,7 @@ series, overlay and smoke test is not tried again, so a run that was cut short g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packaging.version import Version
@@ -38,15 +38,21 @@ def releases(root: Path, only: Sequence[str]) -> None:
     _refuse_strange(only, versions)
     known = records.read(root)
     wanted = {version: nearest(version, versions, pins) for version in only or versions}
-    keys = {version: key(root, candidates) for version, candidates in wanted.items()}
-    left = [version for version in wanted if version not in known or known[version].key != keys[version]]
+    keys = {pin.version: key(root, pin) for pin in pins}
+    left = [
+        version
+        for version, candidates in wanted.items()
+        if version not in known or not known[version].holds([keys[pin.version] for pin in candidates])
+    ]
     made: dict[str, Series] = {}
     with Project(root).scratch() as scratch, _bar() as bar:
         shop, task = Workshop.open(Project(root), scratch), bar.add_task("", total=len(left))
         for version in left:
             bar.update(task, description=f"transformers {version}")
             sha256 = known[version].sha256 if version in known else None
-            known[version] = try_release(shop, version, wanted[version], keys[version], sha256, made)
+            known[version] = try_release(
+                shop, version, {pin: keys[pin.version] for pin in wanted[version]}, sha256, made
+            )
             records.write(root, known)
             (root / PAGE).write_text(page(known), encoding="utf-8")
             bar.advance(task)
@@ -80,15 +86,14 @@ def nearest(version: str, versions: Sequence[str], pins: Sequence[Pin]) -> list[
     return sorted(dict.fromkeys([*older, *newer]), key=between)
 
 
-def key(root: Path, candidates: Sequence[Pin]) -> str:
-    """What a result depends on, in a word: series, overlay and smoke test."""
+def key(root: Path, pin: Pin) -> str:
+    """What a trial depends on, in a word: series, overlay and smoke test."""
     files = [(root / test).read_bytes() for test in TESTS]
-    listings = [read_recipe(root, pin).listing(pin).encode() for pin in candidates]
-    return hashlib.sha256(b"\0".join([*listings, *files])).hexdigest()[:12]
+    return hashlib.sha256(b"\0".join([read_recipe(root, pin).listing(pin).encode(), *files])).hexdigest()[:12]
 
 
 def try_release(
-    shop: Workshop, version: str, candidates: Sequence[Pin], key: str, sha256: str | None, made: dict[str, Series]
+    shop: Workshop, version: str, candidates: Mapping[Pin, str], sha256: str | None, made: dict[str, Series]
 ) -> Record:
     """Try the nearest series, and the next one if that does not work."""
     pinned = {pin.version: pin.sdist_sha256 for pin in candidates}
@@ -100,7 +105,7 @@ def try_release(
         trials.append(shop.attempt(pin, made[pin.version], release))
         if trials[-1].works:
             break
-    return Record(release.sha256, key, tuple(trials))
+    return Record(release.sha256, tuple(candidates.values())[: len(trials)], tuple(trials))
 
 
 def _refuse_strange(only: Sequence[str], versions: Sequence[str]) -> None:

@@ -132,7 +132,7 @@ def test_an_archive_that_is_not_the_recorded_one_is_refused(tiny: Tiny, later: L
     tiny.ok("releases", "9.9.1")
     known = records.read(tiny.root)["9.9.1"]
     later.release("9.9.2", CONFLICT)
-    records.write(tiny.root, {"9.9.1": known, "9.9.2": Record(known.sha256, "", known.trials)})
+    records.write(tiny.root, {"9.9.1": known, "9.9.2": Record(known.sha256, (), known.trials)})
     said = tiny.fails("releases", "9.9.2")
     assert f"expected\n  {known.sha256}" in said
     assert "nothing in it was unpacked or run" in said
@@ -176,11 +176,21 @@ def test_the_better_series_is_taken_and_of_equals_the_nearer() -> None:
     stop = Stopped("0001-a.patch", Stop.CONFLICT, "a.py")
     works, broken = Trial("2.0.0", (), (), Smoke(3, 0)), Trial("1.0.0", (), (), Smoke(2, 1, "why"))
     one, two = Trial("1.0.0", (), (stop,), None), Trial("2.0.0", (), (stop, stop), None)
-    assert Record("", "", (broken, works)).best == works
-    assert Record("", "", (two, one)).best == one
-    assert Record("", "", (one, two)).best == one
-    assert Record("", "", (one, Trial("2.0.0", (), (stop,), None))).best == one
+    assert Record("", (), (broken, works)).best == works
+    assert Record("", (), (two, one)).best == one
+    assert Record("", (), (one, two)).best == one
+    assert Record("", (), (one, Trial("2.0.0", (), (stop,), None))).best == one
     assert not Trial("1.0.0", (), (), Smoke(0, 0)).works  # nothing ran
+
+
+def test_another_series_counts_only_where_it_was_tried() -> None:
+    stop = Stopped("0001-a.patch", Stop.CONFLICT, "a.py")
+    works, stops = Trial("1.0.0", (), (), Smoke(3, 0)), Trial("1.0.0", (), (stop,), None)
+    assert Record("", ("a",), (works,)).holds(["a", "changed"])
+    assert not Record("", ("a",), (works,)).holds(["changed", "b"])
+    assert not Record("", ("a",), (stops,)).holds(["a", "new"])
+    assert Record("", ("a", "b"), (stops, stops)).holds(["a", "b"])
+    assert not Record("", ("a", "b"), (stops, works)).holds(["a", "changed"])
 
 
 def test_an_unreadable_record_is_told(tiny: Tiny) -> None:
