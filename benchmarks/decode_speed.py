@@ -19,12 +19,12 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import sample
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import Progress
@@ -34,6 +34,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 UPSTREAM, AGAIN = "upstream", "upstream again"
 PATTERNS = ("none", "causal", "sink(4) | sliding_window(512)", "prefix_lm(64)", "document(separator=3) & causal")
+Place: TypeAlias = "tuple[str, int]"  # backend, keys
 TOKENS = {"small": 32, "0.6B": 8}  # per turn
 PAIRS = 4  # of processes
 SIZES: dict[str, dict[str, Any]] = {
@@ -157,21 +158,29 @@ def workers(model: str) -> Iterator[dict[bool, Worker]]:
                 worker.stop()
 
 
-def measured(rounds: int, model: str, backend: str, length: int) -> dict[str, list[float]]:
-    """The median seconds per token of every turn."""
-    times: dict[str, list[float]] = {name: [] for name in (UPSTREAM, AGAIN, *PATTERNS)}
+def measured(model: str, places: Sequence[Place], rounds: int) -> dict[Place, dict[str, list[float]]]:
+    """The median seconds per token of every turn, by backend and keys."""
+    times: dict[Place, dict[str, list[float]]] = {
+        place: {name: [] for name in (UPSTREAM, AGAIN, *PATTERNS)} for place in places
+    }
     each = -(-rounds // PAIRS)
     with Progress() as progress:
-        bar = progress.add_task(f"{model}, {backend}, {length} keys", total=PAIRS * (each + 1))
+        bar = progress.add_task(model, total=PAIRS * len(places) * (each + 1))
         for _ in range(PAIRS):
             with workers(model) as both:
-                for number in range(each + 1):  # the first round warms up
-                    for name, seen in sample(sorted(times.items()), len(times)):
-                        is_upstream = name in (UPSTREAM, AGAIN)
-                        found = both[is_upstream].times(backend, length, None if is_upstream else name)
-                        seen.extend([median(found)] if number else [])
-                    progress.advance(bar)
+                for place in places:
+                    for number in range(each + 1):
+                        take_turns(both, place, times[place], warm=number > 0)
+                        progress.advance(bar)
     return times
+
+
+def take_turns(both: dict[bool, Worker], place: Place, times: dict[str, list[float]], warm: bool) -> None:
+    """A round; the first warms up, and does not count."""
+    for name in sample(sorted(times), len(times)):
+        is_upstream = name in (UPSTREAM, AGAIN)
+        found = both[is_upstream].times(*place, None if is_upstream else name)
+        times[name].extend([median(found)] if warm else [])
 
 
 def ratio(times: list[float], base: list[float]) -> float:
@@ -189,12 +198,11 @@ def main() -> None:
     if options.serve:
         return serve(options.model)
     table = Table("model", "backend", "keys", "mask", "ms per token", "to upstream")
-    for backend in options.backends:
-        for length in options.lengths:
-            times = measured(options.rounds, options.model, backend, length)
-            for name, seen in times.items():
-                told = f"{1e3 * median(seen):.2f}", f"{ratio(seen, times[UPSTREAM]):.3f}"
-                table.add_row(options.model, backend, f"{length:,}", name, *told)
+    places = [(backend, length) for backend in options.backends for length in options.lengths]
+    for (backend, length), times in measured(options.model, places, options.rounds).items():
+        for name, seen in times.items():
+            told = f"{1e3 * median(seen):.2f}", f"{ratio(seen, times[UPSTREAM]):.3f}"
+            table.add_row(options.model, backend, f"{length:,}", name, *told)
     Console().print(table)
     return None
 
