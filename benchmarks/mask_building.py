@@ -2,7 +2,8 @@
 
 Of each pattern what a forward makes: its data bound and its ranges, then what each backend takes - the plan of tiles
 for SDPA on a CPU, and FlexAttention's block mask. Beside them upstream's own way to make a prefix-LM mask. Patterns
-take turns; times are medians, and memory is the most that the process grew by. Prints a table, and writes
+take turns; times are medians, memory is the most that the process grew by meanwhile, and the size is that of the
+mask: of its ranges, or upstream's tensor. Prints a table, and writes
 results/mask_building.json beside this file. For Linux.
 
     python benchmarks/mask_building.py [--rounds 15]
@@ -11,7 +12,7 @@ results/mask_building.json beside this file. For Linux.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from transformers.mask_patterns.lowering.blocks import block_mask
 from transformers.mask_patterns.lowering.dense import key_ranges
 from transformers.mask_patterns.lowering.tiles import tile_plan
 from transformers.mask_patterns.positions import Layout
+from transformers.mask_patterns.ranges import Ranges
 from transformers.masking_utils import create_causal_mask
 
 
@@ -64,6 +66,7 @@ class Cost(NamedTuple):
 
     milliseconds: float
     memory_mib: float
+    size_mib: float | None
 
 
 def inputs() -> dict[str, Tensor]:
@@ -85,9 +88,19 @@ def cost(build: Callable[[], object]) -> Cost:
     reset_peak()
     before, start = held(), perf_counter()
     kept = build()
-    seconds = perf_counter() - start
-    del kept
-    return Cost(1e3 * seconds, peak() - before)
+    seconds, most = perf_counter() - start, peak()
+    return Cost(1e3 * seconds, most - before, size(kept))
+
+
+def size(kept: object) -> float | None:
+    """Of the tensors of a mask, in MiB; None of a plan and of blocks, which are many small ones."""
+    tensors = [kept.start, kept.end] if isinstance(kept, Ranges) else [kept] if isinstance(kept, Tensor) else []
+    return sum(tensor.nbytes for tensor in tensors) / 2**20 if tensors else None
+
+
+def typical(costs: Sequence[Cost]) -> Cost:
+    times, memory, sizes = zip(*costs, strict=True)
+    return Cost(median(times), median(memory), sizes[0])
 
 
 def stages(pattern: str, data: dict[str, Tensor], layout: Layout) -> dict[str, Callable[[], object]]:
@@ -130,13 +143,11 @@ def main() -> None:
     for number in track(range(options.rounds + 1), "rounds"):
         for key, build in builds.items():
             seen[key] += [cost(build)] * (number > 0)  # the first one warms up
-    rows = [
-        {"pattern": text, "form": form, **Cost(*map(median, zip(*costs, strict=True)))._asdict()}
-        for (text, form), costs in seen.items()
-    ]
-    print("| pattern | form | ms | MiB |\n| --- | --- | ---: | ---: |")
+    rows = [{"pattern": text, "form": form, **typical(costs)._asdict()} for (text, form), costs in seen.items()]
+    print("| pattern | form | ms | peak MiB | MiB |\n| --- | --- | ---: | ---: | ---: |")
     for row in rows:
-        print(f"| {row['pattern']} | {row['form']} | {row['milliseconds']:.2f} | {row['memory_mib']:.2f} |")
+        known = "" if row["size_mib"] is None else f"{row['size_mib']:.2f}"
+        print(f"| {row['pattern']} | {row['form']} | {row['milliseconds']:.2f} | {row['memory_mib']:.2f} | {known} |")
     write_results("mask_building", {**machine(), "batch": BATCH, "length": LENGTH, "rows": rows})
 
 

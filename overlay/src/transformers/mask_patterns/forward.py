@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -48,8 +48,8 @@ from .training import LeakWatch
 from .upstream import key_slots, own_mask, query_offset
 
 
-class Backend(Enum):
-    """The attention implementations that take any mask; FlashAttention takes what its arguments can say."""
+class Backend(str, Enum):
+    """The names of the attention implementations that take any mask; FlashAttention takes what its arguments can say."""
 
     EAGER = "eager"
     SDPA = "sdpa"
@@ -69,10 +69,15 @@ class Forward:
     cache: Any
     fixed: bool = False
 
-    @property
+    @cached_property
     def config(self) -> Any:
         """The model's configuration."""
         return self.model.config
+
+    @cached_property
+    def implementation(self) -> Any:
+        """The name of its attention function."""
+        return self.config._attn_implementation
 
     @property
     def layer_types(self) -> set[str]:
@@ -85,7 +90,7 @@ class Forward:
 
         Over a static cache it would count the slots that are not filled yet, where no 2D mask comes.
         """
-        if "flash" not in str(self.config._attn_implementation) or "sliding_attention" in self.layer_types:
+        if "flash" not in str(self.implementation) or "sliding_attention" in self.layer_types:
             return False
         past, _, kv_length, _ = self._geometry(0)
         return bool(getattr(self.config, "is_causal", True)) and kv_length <= past + self.embeds.shape[1]
@@ -93,24 +98,23 @@ class Forward:
     @property
     def is_paged(self) -> bool:
         """Whether this is continuous batching, which makes 4D masks of its own for its own attention functions."""
-        return str(self.config._attn_implementation).startswith("paged|")
+        return str(self.implementation).startswith("paged|")
 
-    @property
+    @cached_property
     def heads(self) -> int:
         """Query heads."""
         return int(self.config.num_attention_heads)
 
     def backend(self, what: str) -> Backend:
         """The backend, or the reason why `what` cannot be obeyed on it."""
-        name = self.config._attn_implementation
-        if name not in {backend.value for backend in Backend}:
+        if self.implementation not in list(Backend):
             raise self._refusal(what)
-        return Backend(name)
+        return Backend(self.implementation)
 
     def _refusal(self, what: str) -> UnsupportedMaskError:
         can = ", ".join(repr(backend.value) for backend in Backend)
         return UnsupportedMaskError(
-            f"attn_implementation={self.config._attn_implementation!r} cannot obey {what}; these can: {can}. "
+            f"attn_implementation={self.implementation!r} cannot obey {what}; these can: {can}. "
             "Load the model with attn_implementation='sdpa', or switch with model.set_attn_implementation('sdpa')."
         )
 
@@ -170,7 +174,7 @@ class Forward:
         watch: LeakWatch | None,
     ) -> LayerMasks:
         """The masks of all layers from their patterns and a 2D mask of real tokens."""
-        is_flash = takes_patterns(self.config._attn_implementation)
+        is_flash = takes_patterns(self.implementation)
         backend = None if is_flash else self.backend(f"mask_pattern={str(said)!r}")
         past, _, kv_length, _ = self._geometry(0)
         slots = past + self.embeds.shape[1]
@@ -258,7 +262,7 @@ class Forward:
 
     def _of_places(self, places: Spans, kv_length: int, is_causal: bool) -> LoweredMask:
         """The mask of one token that sees these places of the key/value tensors, in every row and head."""
-        if self._is_on(Backend.SDPA) and not self.fixed and _are_few(places):
+        if self.implementation == Backend.SDPA and not self.fixed and _are_few(places):
             return NativeCausal() if is_causal and places == ((0, kv_length),) else KeysMask(places, kv_length)
         visible = torch.zeros(1, 1, 1, kv_length, dtype=torch.bool, device=self.embeds.device)
         for start, end in places:
@@ -267,18 +271,15 @@ class Forward:
 
     def _of_visible(self, visible: Tensor, *, exact: bool) -> LoweredMask:
         """A mask given whole, for eager or SDPA; `exact` as in `SdpaMask`."""
-        if self._is_on(Backend.SDPA):
+        if self.implementation == Backend.SDPA:
             return SdpaMask.of(visible, exact=exact)
         return EagerMask.of(visible, self.embeds.dtype)
-
-    def _is_on(self, *backends: Backend) -> bool:
-        name = self.config._attn_implementation
-        return any(name == backend.value for backend in backends)
 
     @property
     def is_step(self) -> bool:
         """Whether this may be one of many forwards of one token, on a backend whose masks differ little then."""
-        return self.embeds.shape[1] == 1 and self.cache is not None and self._is_on(Backend.SDPA, Backend.EAGER)
+        repeats = self.implementation in (Backend.SDPA, Backend.EAGER)
+        return repeats and self.cache is not None and self.embeds.shape[1] == 1
 
     def _resolved(self, said: Masks | Own) -> Sequence[Pattern]:
         """What each layer shows, upstream's own masks as patterns."""
@@ -316,7 +317,7 @@ class Forward:
         arguments = flash_arguments(bound, layout)
         if isinstance(arguments, Obstacle):
             raise self._refusal(f"mask_pattern={str(pattern)!r}, as {arguments.value}")
-        if arguments.window is not None and not has_windows(self.config._attn_implementation):
+        if arguments.window is not None and not has_windows(self.implementation):
             raise self._refusal(f"mask_pattern={str(pattern)!r}, as its kernel on this device has no window_size")
         return FlashMask(arguments, layout.kv_length)
 

@@ -23,8 +23,9 @@ class Ranges:
     """For each query the keys it may see, as half-open intervals `[start, end)` of key positions.
 
     Args:
-        start, end: int64, shape `(batch or 1, heads or 1, intervals, queries)`. Per query sorted, disjoint and not
-            touching; what a query does not need is the empty interval `[length, length)`, at the end.
+        start, end: int32, half as large as positions, of shape `(batch or 1, heads or 1, intervals, queries)`. Per
+            query sorted, disjoint and not touching; what a query does not need is the empty interval
+            `[length, length)`, at the end.
         length: keys are the positions `0 .. length - 1`.
     """
 
@@ -35,13 +36,13 @@ class Ranges:
     @classmethod
     def single(cls, start: Tensor, end: Tensor, length: int) -> Ranges:
         """One interval per query, `start` and `end` of shape `(batch or 1, queries)`, cut to the keys there are."""
-        start, end = torch.broadcast_tensors(start.clamp(0, length), end.clamp(0, length))
+        start, end = torch.broadcast_tensors(start.clamp(0, length).int(), end.clamp(0, length).int())
         return _canonical(start[:, None, None], end[:, None, None], length)
 
     @classmethod
     def of(cls, start: Tensor, end: Tensor, length: int) -> Ranges:
         """Intervals that neither overlap nor touch, of the shape of `start`, cut to the keys there are."""
-        return _canonical(start.clamp(0, length), end.clamp(0, length), length)
+        return _canonical(start.clamp(0, length).int(), end.clamp(0, length).int(), length)
 
     @classmethod
     def per_head(cls, heads: Sequence[Ranges]) -> Ranges:
@@ -68,7 +69,8 @@ class Ranges:
 
     @classmethod
     def covering(cls, start: Tensor, end: Tensor, length: int) -> Ranges:
-        """The union of any intervals, int64 `(batch, heads, intervals, queries)`: overlapping, empty, in any order."""
+        """The union of any intervals, `(batch, heads, intervals, queries)`: overlapping, empty, in any order."""
+        start, end = start.int(), end.int()
         used = start < end
         start, end = _in_order(start.where(used, length)), _in_order(end.where(used, length))
         joins = start[:, :, 1:] <= end[:, :, :-1]  # as many have ended as begun: no gap before it
@@ -85,6 +87,7 @@ class Ranges:
         end = (edges < 0).nonzero()[:, 1]
         counts = owner.bincount(minlength=len(edges))
         rank = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
+        start, end = start.int(), end.int()
         bounds = start.new_full((2, len(edges), max(1, int(counts.max()) if len(counts) else 0)), length)
         bounds[0, owner, rank], bounds[1, owner, rank] = start, end
         starts, ends = bounds.unflatten(1, rows).transpose(-1, -2)
@@ -145,7 +148,7 @@ class Ranges:
         Args:
             k: int64 `(batch or 1, keys)`, key positions; any position outside `0 .. length - 1` is never contained.
         """
-        k = k[:, None, None, :]
+        k = k[:, None, None, :].int()
         parts = zip(self.start[..., None].unbind(2), self.end[..., None].unbind(2), strict=True)
         return reduce(or_, ((start <= k) & (k < end) for start, end in parts))
 

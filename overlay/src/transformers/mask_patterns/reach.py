@@ -182,7 +182,7 @@ def _doubled(table: Ranges, size: int) -> Ranges:
 def _spread(pieces: Sequence[tuple[Tensor, Ranges]], length: int) -> Ranges:
     """Ranges of some queries each, put together; nothing for a query in none of them."""
     most = max(ranges.start.shape[2] for _, ranges in pieces)
-    start = pieces[0][0].new_full((1, 1, most, length), length)
+    start = pieces[0][1].start.new_full((1, 1, most, length), length)
     end = start.clone()
     for queries, ranges in pieces:
         intervals = ranges.start.shape[2]

@@ -70,7 +70,6 @@ def check_pipeline(given: Mapping[str, Any], forwarded: Mapping[str, Any]) -> No
             )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def check_order(model: Any) -> None:
     """Refuse layers that stand elsewhere than they say: each finds its own mask, and its cache, by its number.
 

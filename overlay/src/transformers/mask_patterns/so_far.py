@@ -37,14 +37,15 @@ class SoFar:
         if now is None or (past and (before is None or before.slots < past)):
             return None
         now = now.clone()  # what the caller later writes into it was not seen
+        rows, slots = now.shape
         if before is None or past == 0:
-            return cls([now], len(now), now.shape[1])
+            return cls([now], rows, slots)
         before = before if before.slots == past else before.cut(past)
-        if len(now) != before.rows and 1 not in (len(now), before.rows):
+        if rows != before.rows and 1 not in (rows, before.rows):
             return None
         before.parts.append(now)
         before.joints.append(past)
-        before.rows, before.slots = max(len(now), before.rows), past + now.shape[1]
+        before.rows, before.slots = max(rows, before.rows), past + slots
         return before
 
     def all(self) -> Tensor:

@@ -183,7 +183,7 @@ class Steps:
 
     @cached_property
     def _real(self) -> Tensor:
-        return self.positions >= 0
+        return (self.positions >= 0).long()  # as most 2D masks are
 
     @property
     def has_rows(self) -> bool:

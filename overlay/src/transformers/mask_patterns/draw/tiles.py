@@ -103,7 +103,7 @@ def tiles_of(bound: Pattern, layout: Layout, most: int) -> list[list[Tiles]]:
     q = layout.queries
     ranges = key_ranges(bound, q, layout)
     if ranges is not None:
-        later = Ranges(ranges.start.maximum(q[:, None, None] + 1), ranges.end, ranges.length)
+        later = Ranges(ranges.start.maximum(q[:, None, None].int() + 1), ranges.end, ranges.length)
         seen, ahead = _from_ranges(ranges, edges), _from_ranges(later, edges)
     else:
         _require_drawable(bound, layout)
@@ -129,7 +129,7 @@ def _from_ranges(ranges: Ranges, edges: Tensor) -> Tensor:
     row = torch.bucketize(torch.arange(length), edges[1:], right=True) * (parts + 1)
     ends, inside = (torch.zeros(batch, heads, parts * (parts + 1), dtype=torch.long) for _ in range(2))
     for start, end in zip(ranges.start.unbind(2), ranges.end.unbind(2), strict=True):
-        for place, sign in ((start, -1), (torch.maximum(start, end), 1)):
+        for place, sign in ((start.long(), -1), (torch.maximum(start, end).long(), 1)):
             column = torch.bucketize(place.contiguous(), edges[1:], right=True)
             ends.scatter_add_(2, row + column, torch.full_like(place, sign))
             inside.scatter_add_(2, row + column, sign * (place - edges[column]))

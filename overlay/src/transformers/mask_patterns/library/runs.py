@@ -51,7 +51,7 @@ class Runs:
 
     def at(self, group: Tensor, length: int) -> Ranges:
         """The runs of one group per query, int64 `(batch or 1, queries)`."""
-        start, end = (side[:, group].movedim(0, 1)[:, None].clamp(max=length) for side in (self.start, self.end))
+        start, end = (side.clamp(max=length).int()[:, group].movedim(0, 1)[:, None] for side in (self.start, self.end))
         return Ranges(start, end, length)
 
 

@@ -52,7 +52,7 @@ def _seen_per_block(ranges: Ranges, keys: Tensor) -> Tensor:
     per_block = real.unflatten(1, (-1, BLOCK)).sum(-1)
     before = pad(real.cumsum(1), (1, 0))
     blocks_before = pad(per_block.cumsum(1), (1, 0))[:, :-1]
-    order = keys.cummax(1).values.contiguous()
+    order = keys.int().cummax(1).values.contiguous()
 
     def below(bounds: Tensor) -> Tensor:
         bounds = bounds.expand(rows, -1, -1, -1).transpose(2, 3)  # rows, heads, queries, intervals
@@ -100,8 +100,7 @@ def grid_block_mask(visible: Tensor, batch: int) -> BlockMask:
 
 
 def _ranges_mask_mod(ranges: Ranges, keys: Tensor, batch: int) -> MaskMod:
-    start = ranges.start.to(torch.int32).expand(batch, -1, -1, -1).contiguous()
-    end = ranges.end.to(torch.int32).expand(batch, -1, -1, -1).contiguous()
+    start, end = (side.expand(batch, -1, -1, -1).contiguous() for side in (ranges.start, ranges.end))
     positions = keys.to(torch.int32).expand(batch, -1).contiguous()
     heads, intervals = start.shape[1:3]
 

@@ -87,7 +87,7 @@ def flash_arguments(pattern: Pattern, layout: Layout) -> FlashArguments | Obstac
         return Obstacle.RUNS
     if not bool((q >= 0).any()):
         return Obstacle.NO_TOKEN
-    start, end = ranges.start[:, 0, 0], ranges.end[:, 0, 0]
+    start, end = (side[:, 0, 0].long() for side in (ranges.start, ranges.end))
     if not bool(((start <= q) & (q < end) | (q < 0)).all()):
         return Obstacle.ITSELF
     return _of_whole_rows(start, end, layout) or _of_packed(start, end, layout)

@@ -161,7 +161,7 @@ def slot_ranges(ranges: Ranges, keys: Tensor) -> tuple[Tensor, Tensor]:
         keys: int64 `(batch or 1, keys)`, the position in each slot, ascending, -1 where that is no token.
 
     Returns:
-        int64 `(batch or 1, heads or 1, intervals, queries)` each; what is empty starts behind all keys and ends at 0.
+        integers `(batch or 1, heads or 1, intervals, queries)` each; what is empty starts behind all keys and ends at 0.
     """
     count = keys.shape[1]
     if len(keys) == 1 and count and bool((keys.diff() == 1).all()):  # no padding
@@ -186,7 +186,7 @@ def _looked_up_slots(ranges: Ranges, keys: Tensor) -> tuple[Tensor, Tensor]:
 def _looked_up(table: Tensor, at: Tensor) -> Tensor:
     """`table`, `(batch or 1, any)`, at places `(batch or 1, ...)`."""
     rows = max(len(table), len(at))
-    at = at.expand(rows, -1, -1, -1)
+    at = at.expand(rows, -1, -1, -1).long()
     return table.expand(rows, -1).gather(1, at.flatten(1)).view(at.shape)
 
 
@@ -227,7 +227,7 @@ def _of_places(side: Tensor, places: Sequence[Place]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Spans:
-    """The keys that each tile of each place needs, with small gaps closed: int64 `(spans,)` each."""
+    """The keys that each tile of each place needs, with small gaps closed: integers `(spans,)` each."""
 
     place: Tensor
     tile: Tensor
@@ -236,7 +236,7 @@ class _Spans:
 
     @classmethod
     def of(cls, low: Tensor, high: Tensor) -> _Spans:
-        """Those of hulls, int64 `(places, intervals, tiles)`."""
+        """Those of hulls, integers `(places, intervals, tiles)`."""
         low, order = low.sort(dim=1)
         high = high.gather(1, order).cummax(1).values
         apart = low[:, 1:] > high[:, :-1] + _SEGMENT
@@ -275,7 +275,7 @@ class _Tiling:
     """The making of the tiles of all places.
 
     Args:
-        start, end: int64 `(places, intervals, queries)`, of key slots.
+        start, end: integers `(places, intervals, queries)`, of key slots.
         size: queries per tile.
         hidden: bool `(places, keys)`, slots without a token; None if there are none.
     """
@@ -334,7 +334,7 @@ class _Tiling:
         if self.hidden is None:
             return high - low
         so_far = torch.nn.functional.pad((~self.hidden).cumsum(1), (1, 0))
-        until, before = (so_far.gather(1, side.flatten(1)).view(side.shape) for side in (high, low))
+        until, before = (so_far.gather(1, side.flatten(1).long()).view(side.shape) for side in (high, low))
         return until - before
 
     def _masks(self, partial: Sequence[tuple[int, int, int, int]]) -> list[PartialMask]:
