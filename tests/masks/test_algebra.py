@@ -90,6 +90,7 @@ def test_ranges_count_their_keys(said: Said) -> None:
 @given(interval_patterns)
 def test_ranges_are_sorted_disjoint_and_never_touch_with_padding_behind(said: Said) -> None:
     ranges = ranges_of(said)
+    assert ranges.start.dtype == ranges.end.dtype == torch.int32
     for start, end in zip(ranges.start.unbind(2), ranges.end.unbind(2), strict=True):
         assert ((start < end) | ((start == LENGTH) & (end == LENGTH))).all()
     gaps = ranges.start[:, :, 1:] - ranges.end[:, :, :-1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,12 +69,12 @@ class Forward:
     cache: Any
     fixed: bool = False
 
-    @cached_property
+    @property
     def config(self) -> Any:
         """The model's configuration."""
         return self.model.config
 
-    @cached_property
+    @property
     def implementation(self) -> Any:
         """The name of its attention function."""
         return self.config._attn_implementation
@@ -100,7 +100,7 @@ class Forward:
         """Whether this is continuous batching, which makes 4D masks of its own for its own attention functions."""
         return str(self.implementation).startswith("paged|")
 
-    @cached_property
+    @property
     def heads(self) -> int:
         """Query heads."""
         return int(self.config.num_attention_heads)
