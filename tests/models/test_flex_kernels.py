@@ -24,7 +24,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """How many graphs were compiled; `aot_eager` compiles as much as decides that, and generates no code."""
     torch.compiler.reset()
     tiny = torch.zeros(1, 1, 1, 8)
-    flex_attention(tiny, tiny, tiny, return_lse=True)  # as older releases ask: torch warns once, and compiles anew then
+    flex_attention(tiny, tiny, tiny, return_lse=True)  # as old releases do: torch warns once, and compiles anew then
     counters.clear()
     kernel = torch.compile(flex_attention, backend="aot_eager")
     monkeypatch.setattr(WrappedFlexAttention, "_instance", None)  # it keeps what earlier tests have compiled

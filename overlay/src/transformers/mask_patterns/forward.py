@@ -49,7 +49,7 @@ from .upstream import key_slots, own_mask, query_offset
 
 
 class Backend(str, Enum):
-    """The names of the attention implementations that take any mask; FlashAttention takes what its arguments can say."""
+    """Attention implementations that take any mask, by name; FlashAttention takes what its arguments can say."""
 
     EAGER = "eager"
     SDPA = "sdpa"

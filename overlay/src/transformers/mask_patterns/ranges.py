@@ -101,6 +101,13 @@ class Ranges:
         end = torch.cat([_widened(part.end, most, part.length) for part in parts], dim=3)
         return cls(start, end, parts[0].length)
 
+    @classmethod
+    def either(cls, keep: Tensor, one: Ranges, other: Ranges) -> Ranges:
+        """Those of `one` for queries where `keep`, bool `(batch or 1, queries)`, holds; `other` for the rest."""
+        keep = keep[:, None, None]
+        start, end = (first.where(keep, second) for first, second in _padded_alike(one, other))
+        return _used(start, end, one.length)
+
     def __and__(self, other: Ranges) -> Ranges:
         start = torch.maximum(self.start.unsqueeze(3), other.start.unsqueeze(2))
         end = torch.minimum(self.end.unsqueeze(3), other.end.unsqueeze(2))

@@ -11,13 +11,16 @@ from ..inputs import PerToken
 from ..ranges import Ranges
 
 
+_NEVER = torch.iinfo(torch.int32).max
+
+
 @dataclass(frozen=True, eq=False)
 class Runs:
     """The maximal runs of neighbouring tokens of each group.
 
     Args:
-        start, end: int64 `(most, groups + 1)`, per group its runs as half-open intervals of positions, in order; what
-            a group does not need is `[never, never)`, and so is all of the last group, which is nobody's.
+        start, end: integers `(most, groups + 1)`, per group its runs as half-open intervals of positions, in order;
+            what a group does not need is `[never, never)`, and so is all of the last group, which is nobody's.
     """
 
     start: Tensor
@@ -38,8 +41,7 @@ class Runs:
         order = owner.argsort(stable=True)
         counts = owner.bincount(minlength=groups)
         rank = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
-        never = torch.iinfo(torch.int32).max
-        starts = owner.new_full((max(1, int(counts.max()) if groups else 0), groups + 1), never)
+        starts = owner.new_full((max(1, int(counts.max()) if groups else 0), groups + 1), _NEVER)
         ends = starts.clone()
         starts[rank, owner[order]], ends[rank, owner[order]] = start[order], end[order]
         return cls(starts, ends)
@@ -49,9 +51,20 @@ class Runs:
         """The most runs that a group has."""
         return len(self.start)
 
+    def of_groups(self, groups: Tensor) -> Runs:
+        """Those of other groups, each one's of one of these; int64 `(groups + 1,)`."""
+        return Runs(self.start[:, groups], self.end[:, groups])
+
+    def joined(self, other: Runs) -> Runs:
+        """The runs of both, group by group."""
+        start, end = (torch.cat(sides)[None, None] for sides in ((self.start, other.start), (self.end, other.end)))
+        both = Ranges.covering(start, end, _NEVER)
+        return Runs(both.start[0, 0], both.end[0, 0])
+
     def at(self, group: Tensor, length: int) -> Ranges:
         """The runs of one group per query, int64 `(batch or 1, queries)`."""
-        start, end = (side.clamp(max=length).int()[:, group].movedim(0, 1)[:, None] for side in (self.start, self.end))
+        sides = (side.clamp(max=length).int()[:, group] for side in (self.start, self.end))
+        start, end = (side.movedim(0, 1)[:, None] for side in sides)
         return Ranges(start, end, length)
 
 

@@ -70,27 +70,30 @@ class SharedPrefix(_Segments):
         segments = Groups.of(self._segment_ids(rows))
         row, position = segments.ids.tokens
         shared = row.where(segments.ids[row, position] == 0, -1)
-        return _BoundSharedPrefix(segments, Runs.of(row, position, shared, len(segments.ids.counts)))
+        question = Runs.of(row, position, shared, len(segments.ids.counts))
+        owner = torch.full_like(segments.runs.start[0], len(segments.ids.counts))
+        owner[segments.group[row, position]] = row
+        return _BoundSharedPrefix(segments, question, segments.runs.joined(question.of_groups(owner)))
 
 
 @dataclass(frozen=True, eq=False)
 class _BoundSharedPrefix(Bound):
-    """`SharedPrefix` with its segments, and the runs of the question in each row."""
+    """`SharedPrefix` with its segments, the runs of the question in each row, and those that each segment sees."""
 
     word: ClassVar[str] = "shared_prefix"
     segments: Groups
     question: Runs
+    shown: Runs
 
     def visible(self, q: Index, k: Index, batch: Index = 0, head: Index = 0) -> Any:
         own, other = self.segments.ids[batch, q], self.segments.ids[batch, k]
         return (k <= q) & ((other == 0) | (other == own))
 
     def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
-        if max(self.segments.runs.most, self.question.most) > MANY_INTERVALS:
+        if self.shown.most > MANY_INTERVALS:
             return None
-        past = Ranges.single(torch.zeros_like(q), q + 1, length)
-        shown = self.question.at(batch.expand_as(q + batch), length) | self.segments.same(q, length, batch)
-        return past & shown
+        group = self.segments.group.of_tokens(batch, q)
+        return Ranges.single(torch.zeros_like(q), q + 1, length) & self.shown.at(group, length)
 
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor:
         question = (self.question.end - self.question.start).sum(0)[batch.expand_as(q + batch)]
@@ -146,7 +149,7 @@ class _BoundParallelContext(Bound):
             return None
         past = Ranges.single(torch.zeros_like(q), q + 1, length)
         is_task = self.segments.ids[batch, q.clamp(min=0)] == self.last[batch]
-        return past & (self.segments.same(q, length, batch) | past.where(is_task))
+        return Ranges.either(is_task, past, past & self.segments.same(q, length, batch))
 
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
         row, position = self.segments.group.tokens

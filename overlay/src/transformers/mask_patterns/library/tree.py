@@ -124,15 +124,20 @@ class _BoundTree(Bound):
         levels = self.ancestors.shape[1]
         if levels > MANY_INTERVALS:
             return None
-        prefix = self.prefix[batch]
-        in_tree = q >= prefix
+        prefix, nodes = self.prefix[batch], self._of_nodes(length)
         node = self._node(q, prefix)
-        lines = self.ancestors[batch, :, node].movedim(-1, 1)
-        known = (lines >= 0) & in_tree[:, None]
-        key = (lines + prefix[:, None]).where(known, 0)
+        sides = (side[:, 0].movedim(1, 2)[batch, node].movedim(-1, 1) for side in (nodes.start, nodes.end))
+        start, end = (side[:, None] for side in sides)
+        past = Ranges.single(torch.zeros_like(q), q + 1, length)
+        return Ranges.either(q >= prefix, Ranges(start, end, length), past)
+
+    def _of_nodes(self, length: int) -> Ranges:
+        """What the nodes of the tree see, which are few beside the tokens of the prefix."""
+        prefix, known = self.prefix[:, None, None], self.ancestors >= 0
+        key = (self.ancestors + prefix).where(known, 0)
         start = torch.cat([torch.zeros_like(key[:, :1]), key], 1)
-        end = torch.cat([torch.minimum(q + 1, prefix)[:, None].expand_as(key[:, :1]), key + known], 1)
-        return Ranges.covering(start[:, None], end[:, None], length)
+        end = torch.cat([prefix.expand_as(key[:, :1]), key + known], 1)
+        return Ranges.covering(start[:, None].clamp(max=length), end[:, None].clamp(max=length), length)
 
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor:
         prefix = self.prefix[batch]

@@ -161,7 +161,7 @@ def slot_ranges(ranges: Ranges, keys: Tensor) -> tuple[Tensor, Tensor]:
         keys: int64 `(batch or 1, keys)`, the position in each slot, ascending, -1 where that is no token.
 
     Returns:
-        integers `(batch or 1, heads or 1, intervals, queries)` each; what is empty starts behind all keys and ends at 0.
+        integers `(batch or 1, heads or 1, intervals, queries)` each; what is empty starts behind all keys, ends at 0.
     """
     count = keys.shape[1]
     if len(keys) == 1 and count and bool((keys.diff() == 1).all()):  # no padding
