@@ -84,13 +84,18 @@ def workers() -> Iterator[dict[bool, Worker]]:
 
 
 def tasks(work: str, mask: str, length: int) -> list[Task]:
-    """The ways of one mask that take turns; none where it cannot be had: block diffusion decodes without a cache."""
-    if mask == "block diffusion" and work in ("prefill", "decode"):
+    """The ways of one mask that take turns; none where it cannot be had: block diffusion decodes without a cache.
+
+    Where upstream does the same as the fork, nothing else has a turn: it would leave two heaps that are not alike.
+    """
+    if (mask == "block diffusion" and work in ("prefill", "decode")) or (mask == "no mask" and work == "attention"):
         return []
     if work == "attention":
         ways = ["tiles", "dense", "flex", "unmasked"]
+    elif mask == "no mask":
+        ways = ["no pattern", "causal"]
     else:
-        others = {"causal": ["no pattern"], "window": ["sliding_attention"], "documents": ["packed"]}
+        others = {"window": ["sliding_attention"], "documents": ["packed"]}
         ways = ["pattern", "4D", "causal", *others.get(mask, [])]
     if work in ("prefill", "decode"):
         ways = [way for way in ways if way != "packed"]  # upstream packs whole rows alone

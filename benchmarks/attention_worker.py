@@ -47,6 +47,7 @@ class Measure(NamedTuple):
 
 
 MASKS: dict[str, str] = {
+    "no mask": "causal",
     "causal": "causal",
     "window": "sliding_window(512)",
     "short window": "sliding_window(256)",

@@ -223,6 +223,12 @@ def test_beyond_many_intervals_there_are_no_ranges_and_the_meaning_stays(pattern
     assert torch.equal(visible_grid(bound, layout)[0, 0], expected)
 
 
+@pytest.mark.parametrize("inner", [Causal(), PrefixLM(1), Tree(0, [-1, 0])], ids=str)
+def test_documents_of_rows_without_a_token_show_nothing(inner: Pattern) -> None:
+    grid = seen(Document(inner, separator=9), torch.zeros_like(REAL), input_ids=TOKENS)
+    assert not grid.any()
+
+
 @pytest.mark.parametrize(("pattern", "name"), [(Document(), "document_ids"), (SharedPrefix(), "segment_ids")])
 def test_data_of_cached_tokens_stays_what_it_was(pattern: Pattern, name: str) -> None:
     before: dict[str, list[Tensor]] = {}

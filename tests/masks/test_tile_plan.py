@@ -56,6 +56,9 @@ def grid(plan: TilePlan, layout: Layout) -> Tensor:
 
 
 def shown(segment: Segment, queries: int) -> Tensor:
+    if segment.is_causal:
+        assert (segment.mask, segment.end - segment.start) == (None, queries)
+        return torch.ones(queries, queries).tril().bool()
     if segment.mask is None:
         return torch.ones(queries, segment.end - segment.start).bool()
     mask = segment.mask.additive(torch.bfloat16)
@@ -157,6 +160,39 @@ def test_only_the_edges_are_masked() -> None:
     assert max(widths) < 1024
     assert sum(s.end - s.start for s in tiles[-1].segments) == 4096
     assert [(s.start, s.end, s.mask is None) for s in tiles[15].segments][0] == (0, 3841, True)
+
+
+LENGTHS = [[1000, 1048], [700, 600, 748]]  # of documents, row by row
+
+
+@pytest.mark.parametrize(
+    ("pattern", "runs"),
+    [
+        (Causal(), [[2048], [2048]]),
+        (Causal() & Chunked(1024), [[1024, 1024]] * 2),
+        (Causal() & Document(torch.stack([torch.repeat_interleave(torch.tensor(n)) for n in LENGTHS])), LENGTHS),
+    ],
+    ids=str,
+)
+def test_causal_pieces_are_one_tile_each_without_a_mask(pattern: Pattern, runs: list[list[int]]) -> None:
+    layout = Layout.of(2, 2048, heads=HEADS, groups=GROUPS)
+    bound = pattern.bind(Rows(layout))
+    plan = plan_of(bound, layout)
+    for part in plan.parts:
+        for row in range(part.rows.start, part.rows.stop):
+            assert [tile.end - tile.start for tile in part.tiles] == runs[row]
+        assert all(tile.segments[0].is_causal for tile in part.tiles)
+    assert torch.equal(grid(plan, layout), visible_grid(bound, layout).expand(2, HEADS, -1, -1))
+
+
+def test_what_is_not_causal_pieces_is_cut_evenly() -> None:
+    padded = Layout.of(1, 2048, real=torch.arange(2048)[None] >= 5)
+    behind = Layout.of(1, 1024, q_offset=1024)
+    for pattern, layout in ((Causal(), padded), (Causal(), behind), (SlidingWindow(700), Layout.of(1, 2048))):
+        segments = [s for part in plan_of(pattern, layout).parts for tile in part.tiles for s in tile.segments]
+        assert not any(segment.is_causal for segment in segments)
+    many = Causal() & Document(torch.arange(2048) // 16)  # short documents: a call for each would cost more
+    assert len(plan_of(many.bind(Rows(Layout.of(1, 2048))), Layout.of(1, 2048)).parts[0].tiles) <= 32
 
 
 def test_tiles_leave_out_what_nobody_sees() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_masks import GROUPS, HEADS, brute_force, inputs, padded, said_patterns
 from torch import Tensor
 
-from transformers.mask_patterns import Causal, Pattern, PerHead, PrefixLM, Sink, SlidingWindow
+from transformers.mask_patterns import Causal, Document, Pattern, PerHead, PrefixLM, Sink, SlidingWindow
 from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.dense import visible_grid
 from transformers.mask_patterns.lowering.tiles import tile_plan
@@ -26,6 +26,7 @@ PATTERNS: dict[str, Pattern] = {
     "prefix": PrefixLM(130),
     "heads": PerHead({0: Causal(), 1: Sink(2) | SlidingWindow(33)}),
     "some see nothing": Causal() & ~SlidingWindow(90),
+    "documents": Causal() & Document(torch.arange(300) // 200),
 }
 
 

@@ -28,6 +28,7 @@ from decoding import (
     mask_until,
     shared_model,
 )
+from releases import REORDERS_QUANTIZED
 from torch import Tensor
 
 from transformers import mask_patterns
@@ -108,7 +109,8 @@ class Limit:
 
 
 GUESSING = {*ASSISTANTS, Way.LOOKUP, Way.EARLY_EXIT}
-REORDERING = {*ASSISTANTS, Way.LOOKUP, Way.BEAMS, Way.SAMPLED_BEAMS, Way.CANDIDATES}
+BEAMS = {Way.BEAMS, Way.SAMPLED_BEAMS}
+REORDERING = {*ASSISTANTS, Way.LOOKUP, Way.CANDIDATES, *(() if REORDERS_QUANTIZED else BEAMS)}
 FROM_TOKENS = {Data.TOKENS, Data.UNTIL, Data.LAYERS, Data.HEADS}
 OF_ROWS = {Data.BOUND, Data.INPUTS, Data.PREFIX, Data.UNTIL, Data.FUNCTION}
 LIMITS = {

@@ -139,7 +139,7 @@ def each_token_alone(input_ids, attention_mask, mask_inputs):
 
 
 model.get_mask_pattern = each_token_alone
-model.generate(prompt, max_new_tokens=5, do_sample=False)
+model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False)
 ```
 """
 

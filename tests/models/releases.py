@@ -33,6 +33,7 @@ EXPERTS_ARE_ONE_GRAPH = "in expert_hit" not in getsource(Qwen3MoeSparseMoeBlock)
 CHUNKS_KNOW_POSITIONS = EXPORTS
 FLOAT32 = {"dtype" if hasattr(Qwen3Config(), "dtype") else "torch_dtype": torch.float32}  # to load a model
 PAGED = EXPORTS
+REORDERS_QUANTIZED = hasattr(getattr(cache_utils, "QuantizedLayer", None), "_apply_pending_reorder")
 CONTINUOUS_BATCHING = find_spec("transformers.generation.continuous_batching") is not None
 
 
@@ -55,6 +56,14 @@ LACKS = (
             "test_export.py::test_what_cannot_be_exported*",
             "test_generation_product.py",
             "test_readme.py",
+        ),
+    ),
+    Lack(
+        not REORDERS_QUANTIZED,
+        "the page of decoding is of a release whose quantized caches cannot take another order of rows",
+        (
+            "test_generation_product.py::*Way.BEAMS*",
+            "test_generation_product.py::*Way.SAMPLED_BEAMS*",
         ),
     ),
     Lack(

@@ -94,7 +94,7 @@ class _TiledGradients(torch.autograd.Function):
             for segment, step in zip(batch.tile.segments, batch.steps, strict=True):
                 own_k, own_v = (_keys(x[rows, groups], segment, batch.times, step) for x in (k, v))
                 given = *mine[:2], own_k, own_v, mine[2], mine[3][..., 0]
-                found = _backward(*given, 0.0, False, attn_mask=_additive(segment, q), scale=scale)
+                found = _backward(*given, 0.0, segment.is_causal, attn_mask=_additive(segment, q), scale=scale)
                 add_to(grad_q[rows, heads], found[0], batch.tile.start, batch.times, batch.step)
                 for total, own in ((grad_k, found[1]), (grad_v, found[2])):
                     add_to(total[rows, groups], own, segment.start, batch.times, step)
@@ -145,7 +145,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None) 
 
 def _attend_to(segment: Segment, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
     """The same for the keys of one segment; -inf for queries that see none of them."""
-    output, lse = _forward(q, k, v, attn_mask=_additive(segment, q), scale=scale)
+    output, lse = _forward(q, k, v, 0.0, segment.is_causal, attn_mask=_additive(segment, q), scale=scale)
     if segment.mask is None or not bool(segment.mask.blind.any()):
         return output, lse
     blind = segment.mask.blind

@@ -100,7 +100,7 @@ def _ancestors(parents: Tensor) -> tuple[Tensor, Tensor]:
     lines = [nodes]
     while bool((lines[-1] >= 0).any()):
         lines.append(parents.gather(1, lines[-1].clamp(min=0)).where(lines[-1] >= 0, -1))
-    ancestors = torch.stack(lines[:-1], dim=1)
+    ancestors = torch.stack(lines[:-1] or lines, dim=1)  # where there are no rows, there is no last line to leave out
     return ancestors, (ancestors >= 0).sum(1) - 1
 
 

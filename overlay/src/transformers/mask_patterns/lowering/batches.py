@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _QUERIES = 2048  # of a call: as good as all of them, and what it returns stays small
 
-Look: TypeAlias = "tuple[int, tuple[tuple[int, int], ...]]"
+Look: TypeAlias = "tuple[int, tuple[tuple[int, int, bool], ...]]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def _look(tile: Tile) -> Look | int:
     """What tiles must have in common: their sizes, and the masks themselves."""
     if tile.empty is not None or not tile.segments:
         return tile.start
-    return tile.end - tile.start, tuple((s.end - s.start, id(s.mask)) for s in tile.segments)
+    return tile.end - tile.start, tuple((s.end - s.start, id(s.mask), s.is_causal) for s in tile.segments)
 
 
 def _even(group: Sequence[Tile]) -> Iterator[Batch]:

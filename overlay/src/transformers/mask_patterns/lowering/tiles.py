@@ -19,6 +19,7 @@ from ..pattern import Pattern
 from ..positions import Layout
 from ..ranges import Ranges
 from .batches import Batch, batches
+from .causal_runs import Runs, causal_runs, scores
 from .dense import key_ranges
 
 
@@ -80,11 +81,16 @@ class PartialMask:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """The keys `start .. end - 1`; without a mask every query of the tile sees all of them."""
+    """The keys `start .. end - 1`; without a mask every query of the tile sees all of them.
+
+    Args:
+        is_causal: whether the n-th query sees the first n of them instead; as many keys as queries, without a mask.
+    """
 
     start: int
     end: int
     mask: PartialMask | None
+    is_causal: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,14 +150,25 @@ def tile_plan(pattern: Pattern, layout: Layout, *, always: bool = False, size: i
     hulls = _hulls(start, end, sizes[0])
     spans = {t: _Spans.of(*_hulls(*hulls, t // sizes[0])) for t in sizes}
     costs = {t: _cost(spans[t], t, places) for t in sizes}
-    size = min(sizes, key=lambda t: costs[t])
-    scores = layout.batch * layout.heads * layout.q_length * layout.kv_length
-    if not always and costs[size] + _PLAN > _DENSE * scores:
-        return None
+    best = min(sizes, key=lambda t: costs[t])
     hidden = layout.keys < 0
     own_hidden = _of_places(hidden[:, None], places) if bool(hidden.any()) else None
-    tiles = _Tiling(start, end, size, own_hidden).tiles(spans[size])
+    is_whole = layout.held is None and layout.q_offset == 0 and layout.kv_length == layout.q_length
+    runs = causal_runs(start, end) if is_whole and own_hidden is None and not size else None
+    in_runs = None if runs is None else _cost_of_runs(runs, places)
+    scores = layout.batch * layout.heads * layout.q_length * layout.kv_length
+    if not always and min(costs[best], in_runs or costs[best]) + _PLAN > _DENSE * scores:
+        return None
+    if runs is not None and in_runs is not None and in_runs < costs[best]:
+        tiles = [tuple(_causal_tile(*run) for run in own) for own in runs]
+    else:
+        tiles = _Tiling(start, end, best, own_hidden).tiles(spans[best])
     return TilePlan(tuple(Part(*place, own) for place, own in zip(places, tiles, strict=True)), layout.kv_length)
+
+
+def _causal_tile(start: int, end: int) -> Tile:
+    """Queries that see each other so far."""
+    return Tile(start, end, (Segment(start, end, None, is_causal=True),), None)
 
 
 def slot_ranges(ranges: Ranges, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -268,6 +285,11 @@ def _cost(spans: _Spans, size: int, places: Sequence[Place]) -> float:
     queries = copies[spans.place] * size
     keys = SIZES.get(size, 1.0) * (1 + _MASKED) * (spans.high - spans.low)
     return float((queries * (keys + _SEGMENT) + _CALL).sum())
+
+
+def _cost_of_runs(runs: Runs, places: Sequence[Place]) -> float:
+    copies = ((rows.stop - rows.start) * (heads.stop - heads.start) for rows, heads, _ in places)
+    return float(sum(copy * scores(own) + _CALL * len(own) for copy, own in zip(copies, runs, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
