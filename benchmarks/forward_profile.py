@@ -1,7 +1,7 @@
 """What a forward under a window spends its time on: beside one without attention, and plain causal.
 
-Without attention, layers go on with their queries: what that takes is the rest of the model, and no mask can be faster.
-Forwards take turns; then one under the window goes through torch's profiler.
+Without attention, layers go on with their queries: what that takes is the rest of the model, and no mask can be
+faster. Forwards take turns; then one under the window goes through torch's profiler.
 
     python benchmarks/forward_profile.py [--length 16384] [--rounds 5]
 """
