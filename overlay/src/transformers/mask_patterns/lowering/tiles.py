@@ -7,7 +7,7 @@ them, else with a small one, which tiles that look alike share. Built in O(lengt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -130,6 +130,9 @@ class TilePlan:
     keys: int
 
 
+_Way: TypeAlias = "tuple[float, Callable[[], Sequence[tuple[Tile, ...]]]]"  # its cost, and the tiles of each place
+
+
 def tile_plan(pattern: Pattern, layout: Layout, *, always: bool = False, size: int = 0) -> TilePlan | None:
     """The tiles of a bound pattern; None where it has no ranges, or its dense form is as fast.
 
@@ -146,24 +149,32 @@ def tile_plan(pattern: Pattern, layout: Layout, *, always: bool = False, size: i
     start, end = slot_ranges(ranges, layout.keys)
     places = _places(start, end, layout)
     start, end = (_of_places(side, places) for side in (start, end))
-    sizes = [size] if size else list(SIZES)
+    hidden = layout.keys < 0
+    own_hidden = _of_places(hidden[:, None], places) if bool(hidden.any()) else None
+    ways = [_evenly(start, end, own_hidden, places, [size] if size else list(SIZES))]
+    is_whole = layout.held is None and layout.q_offset == 0 and layout.kv_length == layout.q_length
+    if is_whole and own_hidden is None and not size and (runs := causal_runs(start, end)) is not None:
+        ways.append(_piece_by_piece(runs, places))
+    cost, tiles = min(ways, key=lambda way: way[0])
+    if not always and cost + _PLAN > _DENSE * layout.batch * layout.heads * layout.q_length * layout.kv_length:
+        return None
+    return TilePlan(tuple(Part(*place, own) for place, own in zip(places, tiles(), strict=True)), layout.kv_length)
+
+
+def _evenly(start: Tensor, end: Tensor, hidden: Tensor | None, places: Sequence[Place], sizes: Sequence[int]) -> _Way:
+    """Tiles of one size, the one that costs least; `start`, `end` and `hidden` as in `_Tiling`."""
     hulls = _hulls(start, end, sizes[0])
     spans = {t: _Spans.of(*_hulls(*hulls, t // sizes[0])) for t in sizes}
     costs = {t: _cost(spans[t], t, places) for t in sizes}
     best = min(sizes, key=lambda t: costs[t])
-    hidden = layout.keys < 0
-    own_hidden = _of_places(hidden[:, None], places) if bool(hidden.any()) else None
-    is_whole = layout.held is None and layout.q_offset == 0 and layout.kv_length == layout.q_length
-    runs = causal_runs(start, end) if is_whole and own_hidden is None and not size else None
-    in_runs = None if runs is None else _cost_of_runs(runs, places)
-    scores = layout.batch * layout.heads * layout.q_length * layout.kv_length
-    if not always and min(costs[best], in_runs or costs[best]) + _PLAN > _DENSE * scores:
-        return None
-    if runs is not None and in_runs is not None and in_runs < costs[best]:
-        tiles = [tuple(_causal_tile(*run) for run in own) for own in runs]
-    else:
-        tiles = _Tiling(start, end, best, own_hidden).tiles(spans[best])
-    return TilePlan(tuple(Part(*place, own) for place, own in zip(places, tiles, strict=True)), layout.kv_length)
+    return costs[best], lambda: _Tiling(start, end, best, hidden).tiles(spans[best])
+
+
+def _piece_by_piece(runs: Runs, places: Sequence[Place]) -> _Way:
+    """A tile for each causal piece."""
+    copies = ((rows.stop - rows.start) * (heads.stop - heads.start) for rows, heads, _ in places)
+    cost = float(sum(copy * scores(own) + _CALL * len(own) for copy, own in zip(copies, runs, strict=True)))
+    return cost, lambda: [tuple(_causal_tile(*run) for run in own) for own in runs]
 
 
 def _causal_tile(start: int, end: int) -> Tile:
@@ -285,11 +296,6 @@ def _cost(spans: _Spans, size: int, places: Sequence[Place]) -> float:
     queries = copies[spans.place] * size
     keys = SIZES.get(size, 1.0) * (1 + _MASKED) * (spans.high - spans.low)
     return float((queries * (keys + _SEGMENT) + _CALL).sum())
-
-
-def _cost_of_runs(runs: Runs, places: Sequence[Place]) -> float:
-    copies = ((rows.stop - rows.start) * (heads.stop - heads.start) for rows, heads, _ in places)
-    return float(sum(copy * scores(own) + _CALL * len(own) for copy, own in zip(copies, runs, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
