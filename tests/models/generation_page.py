@@ -134,13 +134,16 @@ prompt, documents = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1]])
 
 
 def each_token_alone(input_ids, attention_mask, mask_inputs):
-    new = 1000 + torch.arange(attention_mask.shape[1] - documents.shape[1])
+    new = 1000 + torch.arange(input_ids.shape[1] - documents.shape[1])
     return Causal() & Document(torch.cat([documents, new[None]], dim=1))
 
 
 model.get_mask_pattern = each_token_alone
-model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False)
+model.generate(prompt, use_cache=False, max_new_tokens=5, do_sample=False)
 ```
+
+With a cache, `input_ids` are those of the forward alone. How many came before says the `attention_mask`, where there is
+one: from transformers 5.23 on `generate()` drops a mask of ones.
 """
 
 

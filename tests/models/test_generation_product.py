@@ -171,7 +171,7 @@ def test_the_example_of_another_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}
     exec(example, names)
     model, prompt, real = names["model"].float(), names["prompt"], torch.ones_like(names["prompt"])
-    out = generate(model, prompt, real, max_new_tokens=5, do_sample=False)
+    out = generate(model, prompt, real, use_cache=False, max_new_tokens=5, do_sample=False)
     del model.get_mask_pattern
     alone = Causal() & Document(torch.tensor([[0, 0, 1, 1, 2, 3, 4, 5, 6]]))
     close(step_logits(out, 4), whole_logits(model, out.sequences, real, mask_pattern=alone))
