@@ -142,8 +142,8 @@ model.get_mask_pattern = each_token_alone
 model.generate(prompt, use_cache=False, max_new_tokens=5, do_sample=False)
 ```
 
-With a cache, `input_ids` are those of the forward alone. How many came before says the `attention_mask`, where there is
-one: from transformers 5.23 on `generate()` drops a mask of ones.
+With a cache, `input_ids` are those of the forward alone. How many came before says the `attention_mask`, where there
+is one: from transformers 5.23 on `generate()` drops a mask of ones.
 """
 
 
