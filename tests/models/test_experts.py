@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 import plain_reference
@@ -159,6 +160,13 @@ def test_models_generated_from_mixtral_take_a_pattern(family: str, ids: Tensor) 
         got = model(ids, mask_pattern=Causal() & Document(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1]))).logits
         alone = model(ids[:, 4:]).logits
     torch.testing.assert_close(got[:, 4:], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_doge_asks_where_mixtral_does_from_which_it_is_generated() -> None:
+    """So upstream's converter writes it, and its check fails where the two differ."""
+    for family in ("mixtral", "doge"):
+        forward = unwrap(type(small(family).model).forward)
+        assert "mask_patterns" in forward.__code__.co_names, family
 
 
 def test_doge_computes_with_its_mask_and_refuses_patterns(ids: Tensor) -> None:
