@@ -99,6 +99,21 @@ def test_chunks_behind_a_cache() -> None:
     assert max(deviations(bound, layout, visible_grid(bound, layout), torch.float32, 64)) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("heads", "groups", "rows", "dtype"),
+    [(8, 2, 2, torch.float32), (7, 1, 1, torch.float32), (4, 4, 2, torch.float32), (8, 2, 1, torch.bfloat16)],
+)
+@pytest.mark.parametrize("name", [name for name in PATTERNS if name != "heads"])
+def test_heads_and_tiles_that_share_their_keys(
+    name: str, heads: int, groups: int, rows: int, dtype: torch.dtype
+) -> None:
+    """Whichever way they go into the kernel, which tests of `Arrangement` tell; rows are long enough for all ways."""
+    layout = Layout.of(rows, 300, heads=heads, groups=groups)
+    bound = PATTERNS[name].bind(Rows(layout))
+    most = 1e-5 if dtype == torch.float32 else 2**-6
+    assert max(deviations(bound, layout, visible_grid(bound, layout), dtype, 48)) < most
+
+
 def test_queries_that_see_nothing_pass_no_gradient_on() -> None:
     layout = Layout.of(1, 40, real=torch.arange(40)[None] >= 25, heads=2, groups=1)
     plan = tile_plan(Causal(), layout, always=True, size=16)

@@ -62,7 +62,7 @@ class Ranges:
 
     def moved(self, by: Tensor, length: int) -> Ranges:
         """The same keys, further on in longer rows by as much as `by`, int64 `(batch or 1, queries)`, says."""
-        by = by[:, None, None]
+        by = by[:, None, None].int()
         empty = self.start >= self.end
         start, end = (side.where(~empty, length) for side in (self.start + by, self.end + by))
         return Ranges.of(start, end, length)

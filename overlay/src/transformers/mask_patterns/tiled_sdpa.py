@@ -7,14 +7,17 @@ output and log-sum-exp its backward is right for every segment alone. Nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .lowering.batches import Batch, add_to, taken
-from .lowering.tiles import Place, Segment, TilePlan
+from .lowering.kernel import Arrangement
+from .lowering.places import Place
+from .lowering.tiles import Segment, TilePlan
 
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -53,13 +56,14 @@ class _TiledSdpa(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, scale: float | None) -> Tensor:
         output = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
         lse = q.new_empty(q.shape[:3], dtype=_exact(q.dtype))
-        for (rows, heads, groups), batch in _batches(plan):
+        for place, batch in _batches(plan):
             own_q, own_output, own_lse = (
-                _queries(x[rows, heads], batch) for x in (q, output.transpose(1, 2), lse[..., None])
+                _queries(x, place, batch) for x in (q, output.transpose(1, 2), lse[..., None])
             )
-            found, found_lse = _attend(own_q, k[rows, groups], v[rows, groups], batch, scale)
+            own_k, own_v = (x[place.rows, place.groups] for x in (k, v))
+            found, found_lse = _attend(own_q, own_k, own_v, batch, scale)
             own_output.copy_(found)
-            own_lse.copy_(found_lse[..., None])
+            own_lse.copy_(found_lse)
         ctx.save_for_backward(q, k, v, output, lse)
         ctx.plan, ctx.scale = plan, scale
         return output
@@ -89,15 +93,17 @@ class _TiledGradients(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad, output = grad.contiguous().transpose(1, 2), output.transpose(1, 2)
         grad_q, grad_k, grad_v = (torch.zeros(x.shape, dtype=_exact(x.dtype)) for x in (q, k, v))
-        for (rows, heads, groups), batch in _batches(plan):
-            mine = [_queries(x[rows, heads], batch) for x in (grad, q, output, lse[..., None])]
+        for place, batch in _batches(plan):
+            mine = [_queries(x, place, batch) for x in (grad, q, output, lse[..., None])]
+            own_k, own_v = (x[place.rows, place.groups] for x in (k, v))
+            own_grad_k, own_grad_v = (x[place.rows, place.groups] for x in (grad_k, grad_v))
+            own_grad_q = grad_q[place.rows, place.heads].unflatten(1, (-1, place.served))
             for segment, step in zip(batch.tile.segments, batch.steps, strict=True):
-                own_k, own_v = (_keys(x[rows, groups], segment, batch.times, step) for x in (k, v))
-                given = *mine[:2], own_k, own_v, mine[2], mine[3][..., 0]
-                found = _backward(*given, 0.0, segment.is_causal, attn_mask=_additive(segment, q), scale=scale)
-                add_to(grad_q[rows, heads], found[0], batch.tile.start, batch.times, batch.step)
-                for total, own in ((grad_k, found[1]), (grad_v, found[2])):
-                    add_to(total[rows, groups], own, segment.start, batch.times, step)
+                call = _Call.of(segment, step, batch, place.served)
+                found = call.backward(mine, own_k, own_v, scale)
+                add_to(own_grad_q, found[0], batch.tile.start, batch.times, batch.step)
+                add_to(own_grad_k, found[1], segment.start, call.times, step)
+                add_to(own_grad_v, found[2], segment.start, call.times, step)
         return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
     @staticmethod
@@ -109,20 +115,20 @@ class _TiledGradients(torch.autograd.Function):
 
 
 def _batches(plan: TilePlan) -> Iterator[tuple[Place, Batch]]:
-    """Rows, heads and key/value heads, and tiles that go through the kernel together; several of them row by row."""
+    """Tiles that go through the kernel together, and whose they are; several of them row by row."""
     for part in plan.parts:
         for batch in part.batches:
-            each = [slice(row, row + 1) for row in range(part.rows.start, part.rows.stop)]
-            for rows in [part.rows] if batch.times == 1 else each:
-                yield (rows, part.heads, part.groups), batch
+            place = part.place
+            each = [slice(row, row + 1) for row in range(place.rows.start, place.rows.stop)]
+            for rows in [place.rows] if batch.times == 1 else each:
+                yield place._replace(rows=rows), batch
 
 
-def _queries(states: Tensor, batch: Batch) -> Tensor:
-    return taken(states, batch.tile.start, batch.tile.end, batch.times, batch.step)
-
-
-def _keys(states: Tensor, segment: Segment, times: int, step: int) -> Tensor:
-    return taken(states, segment.start, segment.end, times, step)
+def _queries(states: Tensor, place: Place, batch: Batch) -> Tensor:
+    """Those of a batch, `(rows or tiles, key/value heads, heads that each serves, queries, any)`."""
+    own = taken(states[place.rows, place.heads], batch.tile.start, batch.tile.end, batch.times, batch.step)
+    split: Tensor = own.unflatten(1, (-1, place.served))
+    return split
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
@@ -131,29 +137,69 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None) -> tuple[Tensor, Tensor]:
-    """The output of tiles, of the shape of `q`, and the log-sum-exp of their scores; +inf for what sees nothing."""
+    """The output of tiles, of the shape of `q`, and the log-sum-exp of their scores, with a last dimension of one;
+    that is +inf for what sees nothing.
+    """
     tile = batch.tile
     if not tile.segments:
-        return torch.zeros_like(q), q.new_full(q.shape[:3], torch.inf, dtype=_exact(q.dtype))
-    found = []
-    for segment, step in zip(tile.segments, batch.steps, strict=True):
-        own_k, own_v = (_keys(x, segment, batch.times, step) for x in (k, v))
-        found.append(_attend_to(segment, q, own_k, own_v, scale))
+        return torch.zeros_like(q), q.new_full((*q.shape[:-1], 1), torch.inf, dtype=_exact(q.dtype))
+    found = [
+        _Call.of(segment, step, batch, q.shape[2]).forward(q, k, v, scale)
+        for segment, step in zip(tile.segments, batch.steps, strict=True)
+    ]
     output, lse = found[0] if len(found) == 1 else _merged(found)
-    return output, lse if tile.empty is None else lse.masked_fill(tile.empty, torch.inf)
+    return output, lse if tile.empty is None else lse.masked_fill(tile.empty[:, None], torch.inf)
 
 
-def _attend_to(segment: Segment, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
-    """The same for the keys of one segment; -inf for queries that see none of them."""
-    output, lse = _forward(q, k, v, 0.0, segment.is_causal, attn_mask=_additive(segment, q), scale=scale)
-    if segment.mask is None or not bool(segment.mask.blind.any()):
-        return output, lse
-    blind = segment.mask.blind
-    return output.masked_fill(blind[:, None], 0), lse.masked_fill(blind, -torch.inf)
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """Of the kernel, for the keys of a segment of all tiles of a batch.
 
+    Args:
+        times: how many segments there are, each `step` behind the one before.
+        served: how often the mask is repeated.
+    """
 
-def _additive(segment: Segment, q: Tensor) -> Tensor | None:
-    return None if segment.mask is None else segment.mask.additive(q.dtype)
+    segment: Segment
+    arrangement: Arrangement
+    times: int
+    step: int
+    served: int
+
+    @classmethod
+    def of(cls, segment: Segment, step: int, batch: Batch, served: int) -> _Call:
+        arrangement = Arrangement.of(segment, step, batch, served)
+        times = 1 if arrangement is Arrangement.TILES else batch.times
+        return cls(segment, arrangement, times, step, served if arrangement is Arrangement.HEADS else 1)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp, which is -inf for queries that see none of these keys; shapes as of `_attend`."""
+        given = self.arrangement.call(q), self._keys(k), self._keys(v), 0.0, self.segment.is_causal
+        found, found_lse = _forward(*given, attn_mask=self._mask(q), scale=scale)
+        output, lse = (self.arrangement.back(x, q) for x in (found, found_lse[..., None]))
+        if self.segment.mask is None or not bool(self.segment.mask.blind.any()):
+            return output, lse
+        blind = self.segment.mask.blind[:, None]
+        return output.masked_fill(blind, 0), lse.masked_fill(blind, -torch.inf)
+
+    def backward(
+        self, mine: Sequence[Tensor], k: Tensor, v: Tensor, scale: float | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries, keys and values.
+
+        Args:
+            mine: of all segments the gradient of the output, the queries, the output, and the log-sum-exp.
+        """
+        grad, q, output, lse = (self.arrangement.call(x) for x in mine)
+        given = grad, q, self._keys(k), self._keys(v), output, lse[..., 0], 0.0, self.segment.is_causal
+        grad_q, grad_k, grad_v = _backward(*given, attn_mask=self._mask(q), scale=scale)
+        return self.arrangement.back(grad_q, mine[1]), grad_k, grad_v
+
+    def _keys(self, states: Tensor) -> Tensor:
+        return taken(states, self.segment.start, self.segment.end, self.times, self.step)
+
+    def _mask(self, q: Tensor) -> Tensor | None:
+        return None if self.segment.mask is None else self.segment.mask.additive(q.dtype, self.served)
 
 
 def _merged(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -162,6 +208,6 @@ def _merged(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     output = output.to(lse.dtype)
     for other, own in others:
         weight = (own - lse).sigmoid().nan_to_num(0)  # NaN: neither sees anything
-        output = output.lerp_(other.to(lse.dtype), weight[..., None])
+        output = output.lerp_(other.to(lse.dtype), weight)
         lse = torch.logaddexp(lse, own)
     return output, lse

@@ -110,7 +110,7 @@ class _BoundDocument(Bound):
 
 def _bound_inside(inner: Pattern, documents: Groups, rows: RowData) -> Pattern:
     """`inner` bound to each document as to a row of its own."""
-    row, position = documents.group.tokens
+    row, position = documents.ids.tokens
     start, end = documents.runs.start[0, :-1], documents.runs.end[0, :-1]
     owner = row.new_zeros(len(start)).index_put_((documents.group[row, position],), row)
     own_rows = DocumentRows(rows, owner, start, end - start)
@@ -143,10 +143,11 @@ class _BoundInside(Bound):
     def ranges(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
         if len(self.start) == 0:  # no row has a token
             return Ranges.single(q, q, length)
-        document = self.documents.group[batch, q.clamp(min=0)].clamp(max=len(self.start) - 1)
+        group = self.documents.group[batch, q.clamp(min=0)]
+        document = group.clamp(max=len(self.start) - 1)
         start = self.start[document]
         inner = self.inner.ranges(q - start, self.longest, document)
-        return None if inner is None else inner.moved(start, length) & self.documents.same(q, length, batch)
+        return None if inner is None else inner.moved(start, length) & self.documents.runs.at(group, length)
 
     def lasting(self, q: Tensor, length: int, batch: Tensor) -> Ranges | None:
         if len(self.start) == 0:

@@ -152,7 +152,7 @@ class _BoundParallelContext(Bound):
         return Ranges.either(is_task, past, past & self.segments.same(q, length, batch))
 
     def rotary(self, q: Tensor, batch: Tensor) -> Tensor | None:
-        row, position = self.segments.group.tokens
+        row, position = self.segments.ids.tokens
         size = (self.segments.rank[row, position] + 1).where(self.segments.ids[row, position] != self.last[row], 0)
         longest = torch.zeros_like(self.last).scatter_reduce_(0, row, size, "amax")
         at = self.segments.rank.of_tokens(batch, q)

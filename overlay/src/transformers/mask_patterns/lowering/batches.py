@@ -85,10 +85,14 @@ def taken(states: Tensor, start: int, end: int, times: int, step: int) -> Tensor
 
 
 def add_to(total: Tensor, found: Tensor, start: int, times: int, step: int) -> None:
-    """Add what was found for places that were `taken` to those places of `total`."""
-    size = found.shape[2]
+    """Add what was found for places that were `taken` to those places of `total`.
+
+    Args:
+        total: `(rows, any, places, any)`, and `found` alike, with as many dimensions in the place of the first `any`.
+    """
+    size = found.shape[-2]
     if times == 1:
-        total[:, :, start : start + size] += found
+        total[..., start : start + size, :] += found
         return
     for number in range(times):
-        total[0, :, start + number * step : start + number * step + size] += found[number]
+        total[0, ..., start + number * step : start + number * step + size, :] += found[number]

@@ -6,12 +6,10 @@ larger the more queries there are in a call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
+from .kernel import block
 
-_BLOCKS = ((768, 256), (192, 64), (0, 32))  # queries of a call, from so many on, and of one block of torch's kernel
 
 Runs = list[list[tuple[int, int]]]
 
@@ -36,11 +34,6 @@ def causal_runs(start: Tensor, end: Tensor) -> Runs | None:
     return [list(zip(row, row[1:], strict=False)) for row in cuts]
 
 
-def scores(runs: Sequence[tuple[int, int]]) -> int:
-    """How many the kernel computes for these pieces, for one head."""
-    return sum(_scores(end - start) for start, end in runs)
-
-
-def _scores(queries: int) -> int:
-    block = next(size for least, size in _BLOCKS if queries >= least)
-    return queries * (queries + block) // 2
+def scores(queries: int) -> int:
+    """How many the kernel computes for a piece, for one head: those of a block are as many as of its last query."""
+    return queries * (queries + block(queries)) // 2

@@ -19,8 +19,8 @@ def key_ranges(pattern: Pattern, q: Tensor, layout: Layout) -> Ranges | None:
     None where the pattern has no such form.
     """
     rows = torch.arange(layout.batch, device=q.device)[:, None]
-    ranges = pattern.ranges(q, layout.length, rows)
-    return None if ranges is None else ranges.where(q >= 0)
+    ranges, real = pattern.ranges(q, layout.length, rows), q >= 0
+    return ranges if ranges is None or bool(real.all()) else ranges.where(real)
 
 
 def visible_grid(pattern: Pattern, layout: Layout) -> Tensor:

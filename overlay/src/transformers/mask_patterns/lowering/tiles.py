@@ -7,9 +7,10 @@ them, else with a small one, which tiles that look alike share. Built in O(lengt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import gcd
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -21,19 +22,22 @@ from ..ranges import Ranges
 from .batches import Batch, batches
 from .causal_runs import Runs, causal_runs, scores
 from .dense import key_ranges
+from .kernel import in_line, price
+from .places import Place, Span, at_places, places_of
 
 
 # What is fastest on a CPU, in scores of the kernel (one query and one key of one head), as `make bench` measures it.
-SIZES = {64: 1.16, 128: 1.1, 256: 1.02, 512: 1.0}  # queries per tile, and what a score costs there
+SIZES = (64, 96, 128, 192, 256, 384, 512, 768)  # queries per tile
 _MASKED = 0.1  # a mask makes a score dearer by this, its making included
+_CAUSAL = 1.2  # what a score costs where the kernel is asked for causal attention
 _SEGMENT = 32  # another segment costs each query as much as so many keys: what it finds is to be merged
-_CALL = 20_000  # and as much as so many scores, whatever its size
+_CALL = 40_000  # and as much as so many scores, whatever its size
 _PLAN = 1_200_000  # to make a plan, for each of a few layers
 _DENSE = 1.2  # a score in the dense form, whose mask is built, and read anew in every layer
 _LEAST = 2**20  # scores per head; with no more, no plan was found to be faster
-
-Place: TypeAlias = "tuple[slice, slice, slice]"  # rows, query heads, key/value heads
-Span: TypeAlias = "tuple[int, int]"
+# A masked segment has a multiple of so many keys where there is room: an odd count costs more. Two segments do not
+# meet by that, as they lie more than `_SEGMENT` apart.
+_EVEN = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +56,20 @@ class PartialMask:
     hidden: Tensor | None
     keys: int
     is_shared: bool
-    _kept: dict[torch.dtype, Tensor] = field(default_factory=dict, init=False)
+    _kept: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, init=False)
 
-    def additive(self, dtype: torch.dtype) -> Tensor:
-        """0 where visible, else -inf: `(queries, keys)`, float64 for queries of that dtype and else float32."""
+    def additive(self, dtype: torch.dtype, times: int = 1) -> Tensor:
+        """0 where visible, else -inf: `(times x queries, keys)`, float64 for queries of that dtype and else float32.
+
+        Args:
+            times: how often the queries follow each other.
+        """
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        if dtype in self._kept:
-            return self._kept[dtype]
-        mask = torch.zeros((), dtype=dtype).where(self.visible, -torch.inf)
+        if (dtype, times) in self._kept:
+            return self._kept[dtype, times]
+        mask = torch.zeros((), dtype=dtype).where(self.visible, -torch.inf).repeat(times, 1)
         if self.is_shared:
-            self._kept[dtype] = mask
+            self._kept[dtype, times] = mask
         return mask
 
     @property
@@ -105,11 +113,9 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Rows of the batch and query heads that share their tiles; `groups` are the key/value heads that serve these."""
+    """Rows of the batch and query heads that share their tiles."""
 
-    rows: slice
-    heads: slice
-    groups: slice
+    place: Place
     tiles: tuple[Tile, ...]
 
     @cached_property
@@ -147,34 +153,40 @@ def tile_plan(pattern: Pattern, layout: Layout, *, always: bool = False, size: i
     if ranges is None:
         return None
     start, end = slot_ranges(ranges, layout.keys)
-    places = _places(start, end, layout)
-    start, end = (_of_places(side, places) for side in (start, end))
+    places = places_of(start, end, layout)
+    start, end = (at_places(side, places) for side in (start, end))
     hidden = layout.keys < 0
-    own_hidden = _of_places(hidden[:, None], places) if bool(hidden.any()) else None
-    ways = [_evenly(start, end, own_hidden, places, [size] if size else list(SIZES))]
+    own_hidden = at_places(hidden[:, None], places) if bool(hidden.any()) else None
+    ways = [_evenly(start, end, layout.kv_length, own_hidden, places, [size] if size else SIZES)]
     is_whole = layout.held is None and layout.q_offset == 0 and layout.kv_length == layout.q_length
     if is_whole and own_hidden is None and not size and (runs := causal_runs(start, end)) is not None:
         ways.append(_piece_by_piece(runs, places))
     cost, tiles = min(ways, key=lambda way: way[0])
     if not always and cost + _PLAN > _DENSE * layout.batch * layout.heads * layout.q_length * layout.kv_length:
         return None
-    return TilePlan(tuple(Part(*place, own) for place, own in zip(places, tiles(), strict=True)), layout.kv_length)
+    return TilePlan(tuple(Part(place, own) for place, own in zip(places, tiles(), strict=True)), layout.kv_length)
 
 
-def _evenly(start: Tensor, end: Tensor, hidden: Tensor | None, places: Sequence[Place], sizes: Sequence[int]) -> _Way:
+def _evenly(
+    start: Tensor, end: Tensor, keys: int, hidden: Tensor | None, places: Sequence[Place], sizes: Sequence[int]
+) -> _Way:
     """Tiles of one size, the one that costs least; `start`, `end` and `hidden` as in `_Tiling`."""
-    hulls = _hulls(start, end, sizes[0])
-    spans = {t: _Spans.of(*_hulls(*hulls, t // sizes[0])) for t in sizes}
+    step = gcd(*sizes)
+    hulls = _hulls(start, end, step)
+    spans = {t: _Spans.of(*_hulls(*hulls, t // step)) for t in sizes}
     costs = {t: _cost(spans[t], t, places) for t in sizes}
     best = min(sizes, key=lambda t: costs[t])
-    return costs[best], lambda: _Tiling(start, end, best, hidden).tiles(spans[best])
+    return costs[best], lambda: _Tiling(start, end, best, keys, hidden).tiles(spans[best])
 
 
 def _piece_by_piece(runs: Runs, places: Sequence[Place]) -> _Way:
     """A tile for each causal piece."""
-    copies = ((rows.stop - rows.start) * (heads.stop - heads.start) for rows, heads, _ in places)
-    cost = float(sum(copy * scores(own) + _CALL * len(own) for copy, own in zip(copies, runs, strict=True)))
-    return cost, lambda: [tuple(_causal_tile(*run) for run in own) for own in runs]
+    costs = (_runs_cost(own, place.copies) for own, place in zip(runs, places, strict=True))
+    return sum(costs), lambda: [tuple(_causal_tile(*run) for run in own) for own in runs]
+
+
+def _runs_cost(runs: Sequence[Span], copies: int) -> float:
+    return sum(_CAUSAL * copies * price(end - start) * scores(end - start) + _CALL for start, end in runs)
 
 
 def _causal_tile(start: int, end: int) -> Tile:
@@ -218,41 +230,6 @@ def _looked_up(table: Tensor, at: Tensor) -> Tensor:
     return table.expand(rows, -1).gather(1, at.flatten(1)).view(at.shape)
 
 
-def _places(start: Tensor, end: Tensor, layout: Layout) -> list[Place]:
-    """Neighbours among rows, and among heads, that have the same ranges; rows the same padding too."""
-    served = layout.heads // layout.groups
-    heads = [
-        (slice(a, b), slice(a // served, -(-b // served))) for a, b in _head_runs(start, end, layout.heads, served)
-    ]
-    rows = [slice(a, b) for a, b in _runs(0, layout.batch, start, end, layout.keys < 0)]
-    return [(row, *head) for row in rows for head in heads]
-
-
-def _head_runs(start: Tensor, end: Tensor, heads: int, served: int) -> list[Span]:
-    """Runs of heads whose key/value heads serve no others; else heads one by one."""
-    runs = _runs(1, heads, start, end)
-    if any(a % served or b % served for a, b in runs):
-        return [(head, head + 1) for head in range(heads)]
-    return runs
-
-
-def _runs(dim: int, size: int, *sides: Tensor) -> list[Span]:
-    """Neighbours along `dim` that are the same on all sides; one stands for all `size`."""
-    lines = [side.movedim(dim, 0).flatten(1) for side in sides if side.shape[dim] > 1]
-    if not lines:
-        return [(0, size)]
-    differs = torch.stack([(side[1:] != side[:-1]).any(1) for side in lines]).any(0)
-    cuts = [0, *(differs.nonzero()[:, 0] + 1).tolist(), size]
-    return list(zip(cuts, cuts[1:], strict=False))
-
-
-def _of_places(side: Tensor, places: Sequence[Place]) -> Tensor:
-    """`(batch or 1, heads or 1, ...)` at the first row and head of each place: `(places, ...)`."""
-    rows = torch.tensor([rows.start for rows, _, _ in places]).clamp(max=len(side) - 1)
-    heads = torch.tensor([heads.start for _, heads, _ in places]).clamp(max=side.shape[1] - 1)
-    return side[rows, heads]
-
-
 @dataclass(frozen=True, eq=False)
 class _Spans:
     """The keys that each tile of each place needs, with small gaps closed: integers `(spans,)` each."""
@@ -292,10 +269,11 @@ def _by_tile(side: Tensor, size: int) -> Tensor:
 
 
 def _cost(spans: _Spans, size: int, places: Sequence[Place]) -> float:
-    copies = torch.tensor([(rows.stop - rows.start) * (heads.stop - heads.start) for rows, heads, _ in places])
-    queries = copies[spans.place] * size
-    keys = SIZES.get(size, 1.0) * (1 + _MASKED) * (spans.high - spans.low)
-    return float((queries * (keys + _SEGMENT) + _CALL).sum())
+    copies = torch.tensor([place.copies for place in places])
+    in_calls = (size * place.served if in_line(size, place.served) else size for place in places)
+    prices = torch.tensor([price(queries) * (1 + _MASKED) for queries in in_calls])
+    keys = prices[spans.place] * (spans.high - spans.low)
+    return float((copies[spans.place] * size * (keys + _SEGMENT) + _CALL).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,12 +283,14 @@ class _Tiling:
     Args:
         start, end: integers `(places, intervals, queries)`, of key slots.
         size: queries per tile.
+        keys: how many slots there are.
         hidden: bool `(places, keys)`, slots without a token; None if there are none.
     """
 
     start: Tensor
     end: Tensor
     size: int
+    keys: int
     hidden: Tensor | None
 
     def tiles(self, spans: _Spans) -> list[tuple[Tile, ...]]:
@@ -342,9 +322,16 @@ class _Tiling:
                 if is_whole:
                     yield place, tile, Segment(start, end, None)
                 else:
-                    partial.append((place, tile, start, end))
+                    partial.append((place, tile, *self._evened(start, end)))
         for (place, tile, start, end), mask in zip(partial, self._masks(partial), strict=True):
             yield place, tile, Segment(start, end, mask)
+
+    def _evened(self, start: int, end: int) -> Span:
+        """A masked piece, with keys beside it so that their count comes out even; none of these is in another piece."""
+        lacking = (start - end) % _EVEN
+        if start >= lacking:
+            return start - lacking, end
+        return (start, end + lacking) if end + lacking <= self.keys else (start, end)
 
     def _cores(self) -> dict[tuple[int, int], list[Span]]:
         """By place and tile: keys that every query of it sees."""
@@ -412,8 +399,9 @@ class _Look(NamedTuple):
 def _split(span: Span, cores: Sequence[Span]) -> Iterator[tuple[int, int, bool]]:
     """The segments of a span, and whether every query sees all of it; a core that is not worth it is no segment."""
     at, last = span
-    for low, high in sorted(core for core in cores if span[0] <= core[0] < last):
+    for low, high in _joined(core for core in cores if span[0] <= core[0] < last):
         others = (low > at) + (high < last)
+        low, high = low + (at - low) % _EVEN, high - (high - last) % _EVEN  # what is beside it comes out even
         if (high - low) * _MASKED < others * _SEGMENT:
             continue
         if low > at:
@@ -422,3 +410,13 @@ def _split(span: Span, cores: Sequence[Span]) -> Iterator[tuple[int, int, bool]]
         at = high
     if at < last:
         yield at, last, False
+
+
+def _joined(cores: Iterable[Span]) -> list[Span]:
+    """In order, those that touch as one."""
+    joined: list[Span] = []
+    for low, high in sorted(cores):
+        if joined and joined[-1][1] == low:
+            low, _ = joined.pop()
+        joined.append((low, high))
+    return joined
