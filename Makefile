@@ -94,5 +94,5 @@ lint: ## ruff and mypy
 demo: ## a small Qwen3 under four masks (MODEL=)
 	$(TOOL) demo $(SOURCED) $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
-bench: ## time and memory of masks, against unpatched upstream (ARGS="--works forward --most 16384")
+bench: ## time and memory of masks, against unpatched upstream (ARGS="--works forward --lengths 16384")
 	$(TOOL) bench $(SOURCED) -- $(ARGS)

@@ -7,9 +7,11 @@ results/attention_speed.json beside this file, in place of what was there of the
 can go in slices. Draws docs/attention_speed.svg and docs/model_speed.svg. For Linux, and an idle machine.
 
     python benchmarks/attention_speed.py [--works attention forward training prefill decode] [--masks window documents]
-        [--lengths 4096 16384] [--rounds 5]
+        [--lengths 4096 16384] [--rounds 5] [--keep-memory]
 
-All of it takes more than an hour. The fork comes from `transformers/`, upstream from that checkout's base commit.
+All of it takes more than an hour. With `--keep-memory` glibc keeps what both processes free, which else it gives back
+to the system and takes anew, page by page; what is measured then goes into results/attention_speed_kept_memory.json,
+and nothing is drawn. The fork comes from `transformers/`, upstream from that checkout's base commit.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -43,7 +45,8 @@ LENGTHS = {
 }
 OURS = {"tiles", "pattern", "no pattern"}
 MOST_OTHERS = 16384  # longer rows only tile by tile: a whole mask takes gigabytes, and minutes
-NAME = "attention_speed"
+NAME, KEPT = "attention_speed", "attention_speed_kept_memory"
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 Turns = dict[Task, list[Measure]]
 Row = dict[str, Any]
 
@@ -51,8 +54,8 @@ Row = dict[str, Any]
 class Worker:
     """A process that runs tasks on one tree of transformers."""
 
-    def __init__(self, source: Path) -> None:
-        environment = os.environ | {"PYTHONPATH": str(source)}
+    def __init__(self, source: Path, settings: Mapping[str, str]) -> None:
+        environment = os.environ | settings | {"PYTHONPATH": str(source)}
         command = [sys.executable, str(Path(__file__).with_name("attention_worker.py"))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
@@ -69,13 +72,14 @@ class Worker:
 
 
 @contextmanager
-def workers() -> Iterator[dict[bool, Worker]]:
-    """By whether it is the fork's."""
+def workers(settings: Mapping[str, str]) -> Iterator[dict[bool, Worker]]:
+    """By whether it is the fork's; `settings` are variables of their environment."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["git", "-C", str(ROOT / "transformers"), "archive", "refs/fork/base", "src"]
         archive = subprocess.run(command, check=True, capture_output=True)
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-        both = {True: Worker(ROOT / "transformers" / "src"), False: Worker(Path(folder) / "src")}
+        sources = {True: ROOT / "transformers" / "src", False: Path(folder) / "src"}
+        both = {is_fork: Worker(source, settings) for is_fork, source in sources.items()}
         try:
             yield both
         finally:
@@ -106,7 +110,7 @@ def is_fork(task: Task) -> bool:
     return task.work == "attention" or task.way in OURS
 
 
-def measured(groups: Sequence[Sequence[Task]], rounds: int) -> Iterator[Turns]:
+def measured(groups: Sequence[Sequence[Task]], rounds: int, settings: Mapping[str, str]) -> Iterator[Turns]:
     """All turns of each group of tasks; for rows that are not long a first turn warms up, and does not count.
 
     Two processes of the same code differ by as much as a tenth: where both are to be as fast, each turn has its own.
@@ -117,7 +121,7 @@ def measured(groups: Sequence[Sequence[Task]], rounds: int) -> Iterator[Turns]:
             turns: Turns = {task: [] for task in group}
             pairs = rounds if group[0].mask == "no mask" else 1
             for _ in range(pairs):
-                with workers() as both:
+                with workers(settings) as both:
                     for number in range(group[0].length >= MOST_OTHERS, rounds // pairs + 1):
                         for task in group:
                             progress.update(bar, description=f"{task.work}, {task.mask}, {task.length:,}, {task.way}")
@@ -151,14 +155,15 @@ def place(known: Row) -> tuple[int, int, int]:
     return list(LENGTHS).index(known["work"]), known["length"], list(MASKS).index(known["mask"])
 
 
-def kept(new: Sequence[Row]) -> list[Row]:
-    """Rows beside those of other groups that were measured before on this machine."""
-    here, before = machine(), read_results(NAME)
-    alike = all(before.get(name) == here[name] for name in here if name != "command")
+def kept(new: Sequence[Row], name: str) -> list[Row]:
+    """Rows beside those of other groups that were measured before on this machine, under this name of results."""
+    here, before = machine(), read_results(name)
+    alike = all(before.get(what) == here[what] for what in here if what != "command")
     groups = {place(known) for known in new}
     old = [known for known in before.get("rows", []) if alike and place(known) not in groups]
     rows = sorted([*old, *new], key=place)
-    write_results(NAME, {**here, "command": "python benchmarks/attention_speed.py", "rows": rows})
+    command = "python benchmarks/attention_speed.py" + " --keep-memory" * (name == KEPT)
+    write_results(name, {**here, "command": command, "rows": rows})
     return rows
 
 
@@ -177,16 +182,18 @@ def main() -> None:
     parser.add_argument("--masks", nargs="+", choices=list(MASKS), default=list(MASKS))
     parser.add_argument("--lengths", nargs="+", type=int, default=sorted({n for own in LENGTHS.values() for n in own}))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keep-memory", action="store_true")
     options = parser.parse_args()
     places = [(work, mask, length) for work in options.works for length in LENGTHS[work] for mask in options.masks]
     groups = [group for place in places if place[2] in options.lengths and (group := tasks(*place))]
     new: list[Row] = []
-    for turns in measured(groups, options.rounds):
+    for turns in measured(groups, options.rounds, KEEP_MEMORY if options.keep_memory else {}):
         new += [row(task, turns) for task in turns]
-        rows = kept(new)
+        rows = kept(new, KEPT if options.keep_memory else NAME)
     Console(width=110).print(table(new))
-    draw_attention(rows, ROOT / "docs/attention_speed.svg")
-    draw_model(rows, ROOT / "docs/model_speed.svg")
+    if not options.keep_memory:
+        draw_attention(rows, ROOT / "docs/attention_speed.svg")
+        draw_model(rows, ROOT / "docs/model_speed.svg")
 
 
 if __name__ == "__main__":

@@ -327,7 +327,7 @@ class _Tiling:
             yield place, tile, Segment(start, end, mask)
 
     def _evened(self, start: int, end: int) -> Span:
-        """A masked piece, with keys beside it so that their count comes out even; none of these is in another piece."""
+        """A masked piece, with keys beside it, which are in no other, so that their count comes out even."""
         lacking = (start - end) % _EVEN
         if start >= lacking:
             return start - lacking, end
