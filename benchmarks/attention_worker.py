@@ -132,7 +132,7 @@ def attention_run(task: Task) -> Callable[[], object]:
     from torch.nn.attention.flex_attention import flex_attention
 
     from transformers.mask_patterns.lowering.blocks import block_mask
-    from transformers.mask_patterns.lowering.tiles import tile_plan
+    from transformers.mask_patterns.lowering.tile_plan import tile_plan
     from transformers.mask_patterns.tiled_sdpa import tiled_sdpa
 
     random = torch.Generator().manual_seed(0)

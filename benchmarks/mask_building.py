@@ -27,7 +27,7 @@ from transformers.mask_patterns import Pattern
 from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.blocks import block_mask
 from transformers.mask_patterns.lowering.dense import key_ranges
-from transformers.mask_patterns.lowering.tiles import tile_plan
+from transformers.mask_patterns.lowering.tile_plan import tile_plan
 from transformers.mask_patterns.positions import Layout
 from transformers.mask_patterns.ranges import Ranges
 from transformers.masking_utils import create_causal_mask

@@ -17,7 +17,8 @@ from transformers.mask_patterns import (
 )
 from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.batches import Batch, add_to, taken
-from transformers.mask_patterns.lowering.tiles import Part, Tile, tile_plan
+from transformers.mask_patterns.lowering.tile_plan import tile_plan
+from transformers.mask_patterns.lowering.tiles import Part, Tile
 from transformers.mask_patterns.positions import Layout
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers.mask_patterns import Bidirectional, Causal, Document, Pattern, Sink, SlidingWindow
 from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.kernel import Arrangement
-from transformers.mask_patterns.lowering.tiles import TilePlan, tile_plan
+from transformers.mask_patterns.lowering.tile_plan import tile_plan
+from transformers.mask_patterns.lowering.tiles import TilePlan
 from transformers.mask_patterns.positions import Layout
 
 

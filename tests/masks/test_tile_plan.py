@@ -24,7 +24,8 @@ from transformers.mask_patterns import (
 )
 from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.dense import visible_grid
-from transformers.mask_patterns.lowering.tiles import PartialMask, Segment, TilePlan, tile_plan
+from transformers.mask_patterns.lowering.tile_plan import tile_plan
+from transformers.mask_patterns.lowering.tiles import PartialMask, Segment, TilePlan
 from transformers.mask_patterns.positions import Held, Layout
 
 

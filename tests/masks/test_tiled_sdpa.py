@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.mask_patterns import Causal, Document, Pattern, PerHead, PrefixLM, Sink, SlidingWindow
 from transformers.mask_patterns.inputs import Rows
 from transformers.mask_patterns.lowering.dense import visible_grid
-from transformers.mask_patterns.lowering.tiles import tile_plan
+from transformers.mask_patterns.lowering.tile_plan import tile_plan
 from transformers.mask_patterns.positions import Layout
 from transformers.mask_patterns.tiled_sdpa import tiled_sdpa
 

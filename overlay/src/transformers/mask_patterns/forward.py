@@ -36,7 +36,7 @@ from .library import Causal
 from .lowering.blocks import block_mask, grid_block_mask
 from .lowering.dense import visible_grid
 from .lowering.flash import Obstacle, flash_arguments
-from .lowering.tiles import tile_plan
+from .lowering.tile_plan import tile_plan
 from .masked_cache import MaskedCache
 from .pattern import Pattern
 from .positions import Held, Layout
