@@ -113,13 +113,14 @@ def is_fork(task: Task) -> bool:
 def measured(groups: Sequence[Sequence[Task]], rounds: int, settings: Mapping[str, str]) -> Iterator[Turns]:
     """All turns of each group of tasks; for rows that are not long a first turn warms up, and does not count.
 
-    Two processes of the same code differ by as much as a tenth: where both are to be as fast, each turn has its own.
+    Two processes of the same code differ by as much as a tenth, attention alone by more, as the system happens to lay
+    out their memory. There, and where both are to be as fast, each turn has its own.
     """
     with Progress() as progress:
         bar = progress.add_task("", total=sum(map(len, groups)) * rounds)
         for group in groups:
             turns: Turns = {task: [] for task in group}
-            pairs = rounds if group[0].mask == "no mask" else 1
+            pairs = rounds if group[0].mask == "no mask" or group[0].work == "attention" else 1
             for _ in range(pairs):
                 with workers(settings) as both:
                     for number in range(group[0].length >= MOST_OTHERS, rounds // pairs + 1):

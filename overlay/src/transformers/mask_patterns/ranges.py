@@ -58,7 +58,7 @@ class Ranges:
         """What one head sees; a mask of one head stands for all."""
         if self.start.shape[1] == 1:
             return self
-        return Ranges(self.start[:, head : head + 1], self.end[:, head : head + 1], self.length)
+        return _used(self.start[:, head : head + 1], self.end[:, head : head + 1], self.length)
 
     def moved(self, by: Tensor, length: int) -> Ranges:
         """The same keys, further on in longer rows by as much as `by`, int64 `(batch or 1, queries)`, says."""
