@@ -98,6 +98,12 @@ def test_ranges_are_sorted_disjoint_and_never_touch_with_padding_behind(said: Sa
     assert ranges.start.shape[2] == 1 or (ranges.start[:, :, -1] < LENGTH).any()  # none that nobody uses
 
 
+def test_a_head_says_no_intervals_that_only_another_needs() -> None:
+    grids = (torch.tensor([[1, 1, 0, 0]]), torch.tensor([[1, 0, 1, 0]]))
+    both = Ranges.per_head([Ranges.of_grid(grid.bool()[None, None]) for grid in grids])
+    assert [both.of_head(head).start.shape[2] for head in range(2)] == [1, 2]
+
+
 @given(three)
 def test_laws_of_sets_hold_exactly_on_ranges(said: tuple[Said, Said, Said]) -> None:
     a, b, c = map(ranges_of, said)

@@ -162,11 +162,8 @@ def test_only_the_edges_are_masked() -> None:
     widths = [segment.end - segment.start for tile in tiles for segment in tile.segments if segment.mask is not None]
     assert max(widths) < 1024
     assert sum(s.end - s.start for s in tiles[-1].segments) == 4096
-    assert [(s.start, s.end, s.mask is None) for s in tiles[15].segments][0] == (
-        0,
-        3840,
-        True,
-    )  # of 3,841, as the masked rest is to come out even
+    first = tiles[15].segments[0]
+    assert (first.start, first.end, first.mask) == (0, 3840, None)  # of 3,841, as the masked rest is to come out even
 
 
 LENGTHS = [[1000, 1048], [700, 600, 748]]  # of documents, row by row
@@ -203,7 +200,7 @@ def test_what_is_not_causal_pieces_is_cut_evenly() -> None:
 
 
 def test_tiles_leave_out_what_nobody_sees() -> None:
-    """The keys of all tiles together, for a window and its sinks: no more than tile + window + sinks each."""
+    """The keys of a tile: no more than tile + window + sinks, what has a mask rounded up to a multiple of 16."""
     for pattern, most in ((SlidingWindow(512), 640), (Sink(4) | SlidingWindow(512), 656), (Chunked(512), 512)):
         tiles = plan_of(pattern, Layout.of(1, 8192), size=128).parts[0].tiles
         assert max(sum(s.end - s.start for s in tile.segments) for tile in tiles) <= most
